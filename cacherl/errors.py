@@ -30,7 +30,9 @@ class CacheRLError(Exception):
     title: ClassVar[str] = "Something failed inside CacheRL"
     status: ClassVar[int] = 500
 
-    def __init__(self, detail: str, *, errors: list[dict[str, Any]] | None = None, slug: str | None = None, title: str | None = None) -> None:
+    def __init__(
+        self, detail: str, *, errors: list[dict[str, Any]] | None = None, slug: str | None = None, title: str | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []

@@ -1,0 +1,92 @@
+"""A tool: its schema in OpenAI function format, and annotations that say how its results depend on the past (method §3.2).
+
+Annotations are facts about a tool that decide how recordings of it may be served. They are given by the user, read from MCP hints or
+inferred from the recordings; `None` means "nothing is known", and a tool that nothing shows to be read-only counts as mutating.
+"""
+
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, Literal
+
+import jsonschema_rs
+import orjson
+from pydantic import Field
+
+from cacherl.wire import Json, Wire
+
+
+class Scope(StrEnum):
+    """Which earlier mutating calls a tool's result depends on (method §3.3), finest first."""
+
+    NONE = "none"
+    """Nothing that was recorded changes its result."""
+    IDENTIFIER = "identifier"
+    """Mutations of its resource group that share an identifier with this call's arguments."""
+    GROUP = "group"
+    """Mutations of its resource group."""
+    ALL = "all"
+    """Every mutation."""
+
+
+class Annotations(Wire):
+    """How a tool behaves. Every field may be unknown."""
+
+    mutating: bool | None = None
+    """Whether a call changes state."""
+    reads_state: bool | None = None
+    """Whether the result depends on earlier mutations."""
+    stochastic: bool | None = None
+    """Whether the same arguments in the same state give different results."""
+    volatile: list[str] = []
+    """JSON pointers of arguments (`/arguments/…`) and result fields (`/result/…`) that carry no meaning: request ids, times."""
+    identifier: list[str] = []
+    """JSON pointers of arguments that name a thing; two different values never match by similarity."""
+    canonicaliser: str | None = None
+    """Name of a per-tool canonicaliser, such as `sql`."""
+    ttl_s: int | None = Field(None, ge=1)
+    """Seconds after which a recording is no longer an exact answer."""
+    scope: Scope | None = None
+    """Learned or given; unknown is read as `group`."""
+    resource_group: str | None = None
+    """Tools whose mutations can change one another's results; unknown is the namespace of the name."""
+    inferred: dict[str, Json] = {}
+    """Evidence for each field that was inferred rather than given."""
+
+
+class Function(Wire):
+    """The OpenAI function object."""
+
+    name: str = Field(min_length=1, max_length=256)
+    description: str = ""
+    parameters: dict[str, Json] = {"type": "object", "properties": {}}
+    strict: bool | None = None
+
+
+class ToolSpec(Wire):
+    """One tool that a policy may call."""
+
+    type: Literal["function"] = "function"
+    function: Function
+    annotations: Annotations = Annotations()
+
+    @property
+    def name(self) -> str:
+        """The name that a call uses."""
+        return self.function.name
+
+    @property
+    def resource_group(self) -> str:
+        """The annotated group, else the namespace of the name (before its last dot), else one group for all."""
+        if self.annotations.resource_group is not None:
+            return self.annotations.resource_group
+        return self.name.rpartition(".")[0]
+
+    def refusals(self, arguments: dict[str, Any]) -> list[tuple[str, str]]:
+        """What the schema refuses in `arguments`: (JSON pointer, reason) pairs; empty when they are valid."""
+        validator = _validator(orjson.dumps(self.function.parameters, option=orjson.OPT_SORT_KEYS))
+        return [("/" + "/".join(map(str, e.instance_path)) if e.instance_path else "", e.message) for e in validator.iter_errors(arguments)]
+
+
+@lru_cache(maxsize=4096)
+def _validator(schema: bytes) -> jsonschema_rs.Validator:
+    return jsonschema_rs.validator_for(orjson.loads(schema))

@@ -1,0 +1,274 @@
+"""The cache API's shapes (contracts §3)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cacherl.api.common import FieldError, Progress
+from cacherl.jobs import JobState
+from cacherl.tier import CallOutcome, LookupResult, Preset, ToolResult
+from cacherl.tool_call import ToolCall
+from cacherl.tool_spec import Annotations, ToolSpec
+from cacherl.wire import Json, Time, Wire
+
+Mode = Literal["replay", "record", "fallthrough", "shadow"]
+"""`replay`: never live; `record`: always live, stored; `fallthrough`: live on a miss; `shadow`: cached, a share compared live."""
+Select = Literal["majority", "first", "sample"]
+
+
+class CacheSettings(Wire):
+    """What a cache does unless a lookup says otherwise."""
+
+    preset: Preset = "robust"
+    live_server: str | None = None
+    """Name of a live tool server in the service's configuration; live modes need one."""
+    fuzzy_threshold: float = Field(0.5, ge=0, le=1)
+    """Preset `paper`: the Jaccard threshold (the paper gives none)."""
+    fidelity_floor: float = Field(0.5, ge=0, le=1)
+    """Preset `robust`: best_effort is served only above this calibrated fidelity."""
+
+
+class CacheCreate(Wire):
+    """A new cache."""
+
+    name: str = Field(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    settings: CacheSettings = CacheSettings()
+    tools: list[ToolSpec] = []
+    """Specs and annotations known beforehand; importing trajectories adds theirs."""
+
+
+class Cache(Wire):
+    """A cache."""
+
+    id: str
+    name: str
+    revision: int
+    view: str
+    entries: int
+    embedder: str
+    dimension: int
+    settings: CacheSettings
+    created_at: Time
+
+
+class EntryLine(Wire):
+    """One recorded call on its own, as a line of a bulk ingestion."""
+
+    call: ToolCall
+    result: ToolResult
+    scenario: str
+    history: list["HistoryItem"] = []
+    source: str
+    step: int
+    task: str | None = None
+    recorded_at: Time | None = None
+
+
+class HistoryItem(Wire):
+    """An earlier call of the same episode and how it was answered."""
+
+    call: ToolCall
+    outcome: CallOutcome
+    result: ToolResult
+
+
+class LineProblem(Wire):
+    """A line that was refused."""
+
+    line: int
+    errors: list[FieldError]
+    detail: str
+
+
+class Ingested(Wire):
+    """What a batch did."""
+
+    batch: str
+    read: int
+    stored: int
+    duplicate: int
+    conflicting: int
+    """Entries whose key had another result already; both are kept."""
+    refused: list[LineProblem] = []
+    refused_total: int = 0
+    revision: int
+
+
+class LookupCall(ToolCall):
+    """A call with its occurrence: how often this key came before in the episode."""
+
+    occurrence: int = Field(0, ge=0)
+
+
+class Draw(Wire):
+    """What a seeded sample of several results is drawn for."""
+
+    task: str
+    episode: int
+
+
+class LookupItem(Wire):
+    """The calls of one turn of one episode, in order; the state is chained through them."""
+
+    calls: list[LookupCall] = Field(min_length=1, max_length=64)
+    scenario: str
+    state: str | None = None
+    """What the last answer gave back; null is the start."""
+    history: list[HistoryItem] | None = None
+    """Instead of `state`; live modes need it for an episode that was not live so far."""
+    exclude_sources: list[str] = []
+    draw: Draw | None = None
+    session: str | None = None
+    """Live modes: the live server's session of this episode (run, task and episode)."""
+
+
+class LookupRequest(Wire):
+    """One or many turns to answer, pinned."""
+
+    preset: Preset | None = None
+    revision: int | None = None
+    view: str | None = None
+    as_of: Time | None = None
+    mode: Mode = "replay"
+    select: Select = "majority"
+    run: str | None = None
+    run_seed: int = 0
+    explain: bool = False
+    items: list[LookupItem] = Field(min_length=1, max_length=1024)
+
+
+class LookupItemAnswer(Wire):
+    """The answers to one turn's calls, and the state after them."""
+
+    state: str
+    results: list[LookupResult]
+
+
+class LookupAnswer(Wire):
+    """What the lookups were pinned to and their answers, in order."""
+
+    revision: int
+    view: str
+    as_of: Time
+    items: list[LookupItemAnswer]
+
+
+class EntryView(Wire):
+    """One recorded call as listed."""
+
+    id: str
+    tool: str
+    arguments: dict[str, Json]
+    result: ToolResult
+    scenario: str
+    source: str
+    step: int
+    task: str | None
+    schema_hash: str | None
+    recorded_at: Time | None
+    revision: int
+
+
+class ToolView(Wire):
+    """A tool of a cache: its spec with the annotations in force, and how it was used."""
+
+    spec: ToolSpec
+    entries: int
+    keys: int
+    conflicting_keys: int
+    errors: int
+
+
+class ViewCreate(Wire):
+    """A new view: annotations that override, by tool name."""
+
+    annotations: dict[str, Annotations] = {}
+
+
+class View(Wire):
+    """A frozen way of reading a cache."""
+
+    id: str
+    cache: str
+    state: JobState
+    covers_from: int
+    covers_through: int
+    progress: Progress = Progress()
+
+
+class CalibrationCreate(Wire):
+    """Leave-one-task-out replay of a cache against itself (method §3.5)."""
+
+    target_false: float = Field(0.01, gt=0, lt=1)
+
+
+class CurvePoint(Wire):
+    """Coverage and false hits at one threshold."""
+
+    threshold: float
+    coverage: float
+    false_hit_rate: float
+
+
+class ToolCalibration(Wire):
+    """What calibration found for one tool and tier."""
+
+    tool: str
+    tier: Literal["exact", "fuzzy", "best_effort"]
+    calls: int
+    tasks: int
+    false_hits: int
+    fidelity: float
+    earned: bool
+    threshold: float | None
+    n_required: int | None
+    within_task: bool = False
+
+
+class Calibration(Wire):
+    """A calibration and its evidence."""
+
+    id: str
+    cache: str
+    state: JobState
+    revision: int | None = None
+    view: str | None = None
+    progress: Progress = Progress()
+    tools: list[ToolCalibration] = []
+    noise_floor: float | None = None
+    curve: list[CurvePoint] = []
+
+
+class ToolStats(Wire):
+    """How one tool's lookups were answered."""
+
+    tool: str
+    outcomes: dict[str, int]
+
+
+class CacheStats(Wire):
+    """Counts of a cache."""
+
+    entries: int
+    tools: int
+    keys: int
+    conflicting_keys: int
+    errors: int
+    lookups: list[ToolStats]
+
+
+class CoverageItem(Wire):
+    """A call that missed, and how often: what to record next."""
+
+    tool: str
+    arguments: dict[str, Json]
+    misses: int
+
+
+class Coverage(Wire):
+    """What to record next."""
+
+    items: list[CoverageItem]
+
+
+EntryLine.model_rebuild()

@@ -40,11 +40,11 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(1.0, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=256, ge=1)
     """Tokens of this turn at most."""
-    min_tokens: int = Field(0, ge=0)
+    min_tokens: int = Field(default=0, ge=0)
     """The end-of-turn token is banned before this many tokens were sampled (method §4.6: at turn 0 only)."""
     seed: int | None = None
     """Seed of this request's draws; engines that cannot honour one say so in `EngineInfo.seeded`."""

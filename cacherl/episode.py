@@ -98,7 +98,7 @@ class EpisodeCache(Wire):
 class Episode(Wire):
     """One line of an episodes file."""
 
-    schema_: Literal["cacherl.episode/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["cacherl.episode/1"] = Field(default=SCHEMA, alias="schema")
     id: str
     rollout: str
     task: str

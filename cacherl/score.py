@@ -30,7 +30,7 @@ class RewardConfig(Wire):
     """Everything that decides a score. Two scores are comparable only where their hashes agree."""
 
     preset: Preset = "robust"
-    answer_weight: float = Field(0.60, ge=0, le=1)
+    answer_weight: float = Field(default=0.60, ge=0, le=1)
     """`robust`: w."""
     alpha: dict[str, float] = {"exact": 0.60, "fuzzy": 0.30, "best_effort": 0.10, "miss": 0.10, "none": 0.60}
     """`paper`: α by the worst tier of the episode; `none` where no call was made."""
@@ -38,8 +38,8 @@ class RewardConfig(Wire):
     """Weight of each process term; empty: those of the preset."""
     judge: str = "facts"
     """Name of a judge in the service's configuration."""
-    judge_votes: int = Field(1, ge=1, le=9)
-    low_trust: float = Field(0.1, ge=0, le=1)
+    judge_votes: int = Field(default=1, ge=1, le=9)
+    low_trust: float = Field(default=0.1, ge=0, le=1)
     """Episodes with ρ below this are counted; above one half of a batch an alarm is logged."""
 
     @property

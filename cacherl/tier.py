@@ -83,8 +83,8 @@ class LookupResult(Wire):
     outcome: CallOutcome
     result: ToolResult
     """A miss has a readable text and `is_error` true."""
-    similarity: float | None = Field(None, ge=0, le=1)
-    fidelity: float | None = Field(None, ge=0, le=1)
+    similarity: float | None = Field(default=None, ge=0, le=1)
+    fidelity: float | None = Field(default=None, ge=0, le=1)
     """Estimated probability that a live tool would have returned an equivalent result."""
     entry: EntryRef | None = None
     agreement: Agreement | None = None

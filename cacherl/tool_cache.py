@@ -17,7 +17,7 @@ class CachePins(Wire):
 
 
 class ToolCache(Protocol):
-    """Answers the calls of many episodes' turns at once. Errors: `cacherl.errors.ServiceError` when it is away; never an invented result."""
+    """Answers the calls of many episodes' turns at once. Errors: `cacherl.errors.ServiceError` when it is away."""
 
     pins: CachePins
 

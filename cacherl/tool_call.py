@@ -1,12 +1,13 @@
 """A tool call, its canonical form and its exact key (method §3.1).
 
-The canonical form makes two spellings of one call equal and never two different calls: keys sorted, Unicode NFC, outer white space of strings
-trimmed, `1.0` is `1`, `-0` is `0`; list order, letter case, null versus absent and true versus 1 stay distinct. NaN and Infinity are refused.
-`KEY_VERSION` changes whenever any of this does; golden vectors in the tests hold it.
+The canonical form makes two spellings of one call equal and never two different calls: keys sorted, Unicode NFC, outer white space
+of strings trimmed, `1.0` is `1`, `-0` is `0`; list order, letter case, null versus absent and true versus 1 stay distinct. NaN and
+Infinity are refused. `KEY_VERSION` changes whenever any of this does; golden vectors in the tests hold it.
 """
 
 import copy
 import hashlib
+import json
 import math
 import unicodedata
 from typing import Any
@@ -80,8 +81,6 @@ def dump_canonical(value: Any) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # an integer wider than 64 bits
-        import json
-
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 

@@ -43,7 +43,7 @@ class Annotations(Wire):
     """JSON pointers of arguments that name a thing; two different values never match by similarity."""
     canonicaliser: str | None = None
     """Name of a per-tool canonicaliser, such as `sql`."""
-    ttl_s: int | None = Field(None, ge=1)
+    ttl_s: int | None = Field(default=None, ge=1)
     """Seconds after which a recording is no longer an exact answer."""
     scope: Scope | None = None
     """Learned or given; unknown is read as `group`."""

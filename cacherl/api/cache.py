@@ -22,9 +22,9 @@ class CacheSettings(Wire):
     preset: Preset = "robust"
     live_server: str | None = None
     """Name of a live tool server in the service's configuration; live modes need one."""
-    fuzzy_threshold: float = Field(0.5, ge=0, le=1)
+    fuzzy_threshold: float = Field(default=0.5, ge=0, le=1)
     """Preset `paper`: the Jaccard threshold (the paper gives none)."""
-    fidelity_floor: float = Field(0.5, ge=0, le=1)
+    fidelity_floor: float = Field(default=0.5, ge=0, le=1)
     """Preset `robust`: best_effort is served only above this calibrated fidelity."""
 
 
@@ -97,7 +97,7 @@ class Ingested(Wire):
 class LookupCall(ToolCall):
     """A call with its occurrence: how often this key came before in the episode."""
 
-    occurrence: int = Field(0, ge=0)
+    occurrence: int = Field(default=0, ge=0)
 
 
 class Draw(Wire):
@@ -199,7 +199,7 @@ class View(Wire):
 class CalibrationCreate(Wire):
     """Leave-one-task-out replay of a cache against itself (method §3.5)."""
 
-    target_false: float = Field(0.01, gt=0, lt=1)
+    target_false: float = Field(default=0.01, gt=0, lt=1)
 
 
 class CurvePoint(Wire):

@@ -54,7 +54,7 @@ class Accepted(Wire):
 class Progress(Wire):
     """How far long work is."""
 
-    done: float = Field(0, ge=0)
+    done: float = Field(default=0, ge=0)
     total: float | None = None
     unit: str = "items"
 

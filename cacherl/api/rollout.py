@@ -19,28 +19,28 @@ Thinking = Literal["never", "after_tool", "on_budget"]
 class Limits(Wire):
     """What ends an episode; each is a typed stop reason (method §4.7)."""
 
-    max_turns: int = Field(16, ge=1)
-    max_tokens: int = Field(4096, ge=1)
+    max_turns: int = Field(default=16, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
     """Of the whole episode after its prompt, injected tokens included."""
-    max_calls: int = Field(64, ge=1)
-    max_result_tokens: int = Field(1024, ge=8)
+    max_calls: int = Field(default=64, ge=1)
+    max_result_tokens: int = Field(default=1024, ge=8)
     """Of one tool result; longer ones are cut with a visible marker."""
-    call_seconds: float = Field(30.0, gt=0)
-    episode_seconds: float = Field(600.0, gt=0)
-    repeated_calls: int = Field(3, ge=2)
+    call_seconds: float = Field(default=30.0, gt=0)
+    episode_seconds: float = Field(default=600.0, gt=0)
+    repeated_calls: int = Field(default=3, ge=2)
     """So many identical calls in a row end the episode."""
-    malformed_calls: int = Field(3, ge=1)
+    malformed_calls: int = Field(default=3, ge=1)
     """So many malformed calls in a row end the episode."""
 
 
 class RolloutSampling(Wire):
     """How turns are sampled."""
 
-    temperature: float = Field(1.0, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(512, ge=1)
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1)
     """Of one turn."""
-    min_tokens_first_turn: int = Field(0, ge=0)
+    min_tokens_first_turn: int = Field(default=0, ge=0)
     """Preset `paper` uses 150 (method §4.6)."""
 
 
@@ -56,7 +56,7 @@ class RolloutCreate(Wire):
     mode: Mode = "replay"
     policy: PolicyVersion
     tasks: list[Task] = Field(min_length=1, max_length=4096)
-    group_size: int = Field(1, ge=1, le=256)
+    group_size: int = Field(default=1, ge=1, le=256)
     seed: int = 0
     preset: Preset = "robust"
     limits: Limits = Limits()

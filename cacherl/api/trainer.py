@@ -44,7 +44,7 @@ class Dataset(Wire):
 class TokenizerSpec(Wire):
     """Byte-level BPE trained on the data."""
 
-    vocab_size: int = Field(2048, ge=300, le=200_000)
+    vocab_size: int = Field(default=2048, ge=300, le=200_000)
     boilerplate: bool = False
     """Whole pieces of the tool schemas' JSON as single tokens: short prompts on a small machine."""
     pattern: str | None = None
@@ -54,13 +54,13 @@ class TokenizerSpec(Wire):
 class ModelSpec(Wire):
     """A Qwen3-architecture model from random initialisation."""
 
-    hidden: int = Field(96, ge=8)
-    layers: int = Field(3, ge=1)
-    heads: int = Field(4, ge=1)
-    kv_heads: int = Field(2, ge=1)
-    head_dim: int = Field(24, ge=4)
-    feed_forward: int = Field(288, ge=8)
-    context: int = Field(1024, ge=64)
+    hidden: int = Field(default=96, ge=8)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    kv_heads: int = Field(default=2, ge=1)
+    head_dim: int = Field(default=24, ge=4)
+    feed_forward: int = Field(default=288, ge=8)
+    context: int = Field(default=1024, ge=64)
 
 
 class InitSpec(Wire):
@@ -86,18 +86,18 @@ class AugmentSpec(Wire):
 class Budget(Wire):
     """When training ends: whichever comes first. The schedule's progress is the larger of the two shares."""
 
-    steps: int | None = Field(None, ge=1)
-    seconds: float | None = Field(None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
     """Wall-clock seconds of training, evaluation and saving left out."""
 
 
 class Plateau(Wire):
     """Ends SFT when the loss on held-back training tasks no longer falls; fixed before any result is seen."""
 
-    every_steps: int = Field(200, ge=1)
-    patience: int = Field(3, ge=1)
-    min_improvement: float = Field(0.005, ge=0)
-    held_back: int = Field(64, ge=1)
+    every_steps: int = Field(default=200, ge=1)
+    patience: int = Field(default=3, ge=1)
+    min_improvement: float = Field(default=0.005, ge=0)
+    held_back: int = Field(default=64, ge=1)
     """Training trajectories that are watched, not trained on."""
 
 
@@ -112,20 +112,20 @@ class SftSpec(Wire):
     """Only trajectories whose outcome label is true."""
     budget: Budget = Budget(steps=1000)
     plateau: Plateau | None = None
-    copying_seconds: float = Field(0, ge=0)
+    copying_seconds: float = Field(default=0, ge=0)
     """Warm-up on generic copying of random token segments before the data: the tiny model's pre-training."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(1e-5, gt=0)
-    matrix_learning_rate: float = Field(2e-2, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    matrix_learning_rate: float = Field(default=2e-2, gt=0)
     """Muon's, for matrices."""
-    batch_size: int = Field(4, ge=1)
-    max_length: int = Field(4096, ge=16)
-    constant_share: float = Field(0.5, ge=0, le=1)
+    batch_size: int = Field(default=4, ge=1)
+    max_length: int = Field(default=4096, ge=16)
+    constant_share: float = Field(default=0.5, ge=0, le=1)
     """The rate is constant for this share of the budget, then falls linearly to `final_share`."""
-    final_share: float = Field(0.05, ge=0, le=1)
-    turns_only_share: float = Field(0, ge=0, le=1)
+    final_share: float = Field(default=0.05, ge=0, le=1)
+    turns_only_share: float = Field(default=0, ge=0, le=1)
     """For this first share of the budget prompts are stripped and only turns are trained on."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     seed: int = 0
 
 
@@ -139,29 +139,29 @@ class GrpoSpec(Wire):
     """A dataset of tasks."""
     cache: str
     budget: Budget = Budget(steps=200)
-    tasks_per_step: int = Field(16, ge=1)
-    group_size: int = Field(16, ge=2)
-    micro_batch: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-6, gt=0)
-    final_share: float = Field(0.1, ge=0, le=1)
-    kl: float = Field(0.0, ge=0)
-    clip: float = Field(0.2, gt=0)
-    lora_rank: int = Field(0, ge=0)
+    tasks_per_step: int = Field(default=16, ge=1)
+    group_size: int = Field(default=16, ge=2)
+    micro_batch: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=1e-6, gt=0)
+    final_share: float = Field(default=0.1, ge=0, le=1)
+    kl: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=0.2, gt=0)
+    lora_rank: int = Field(default=0, ge=0)
     """0: all parameters."""
     preset: Preset = "robust"
     estimator: Estimator | None = None
     limits: Limits = Limits()
     sampling: RolloutSampling = RolloutSampling()
     thinking: Thinking = "on_budget"
-    oversample: float = Field(0, ge=0, le=1)
+    oversample: float = Field(default=0, ge=0, le=1)
     """Share of extra tasks a step, so that groups without an advantage are replaced."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     seed: int = 0
-    checkpoint_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(default=10, ge=1)
 
 
 class RejectSpec(Wire):
-    """kind `reject`: the policy's own episodes that the judge rates ≥ 4/5 and whose every call was exact, added to labelled-true demonstrations."""
+    """kind `reject`: own episodes that the judge rates ≥ 4/5 and whose every call was exact, added to labelled-true demonstrations."""
 
     kind: Literal["reject"] = "reject"
     policy: Name
@@ -170,10 +170,10 @@ class RejectSpec(Wire):
     originals: list[str] = []
     """Datasets whose labelled-true trajectories are kept beside the accepted episodes."""
     output: Name
-    episodes_per_task: int = Field(2, ge=1)
-    max_tasks: int | None = Field(None, ge=1)
-    min_rating: float = Field(0.8, ge=0, le=1)
-    cap_per_tool: int | None = Field(None, ge=1)
+    episodes_per_task: int = Field(default=2, ge=1)
+    max_tasks: int | None = Field(default=None, ge=1)
+    min_rating: float = Field(default=0.8, ge=0, le=1)
+    cap_per_tool: int | None = Field(default=None, ge=1)
     limits: Limits = Limits()
     sampling: RolloutSampling = RolloutSampling()
     thinking: Thinking = "on_budget"
@@ -186,7 +186,7 @@ class EvaluateSpec(Wire):
     kind: Literal["evaluate"] = "evaluate"
     policy: Name
     tasks: str
-    max_tasks: int | None = Field(None, ge=1)
+    max_tasks: int | None = Field(default=None, ge=1)
     live_cache: str | None = None
     """A cache with a live server; live episodes are recorded there. Null: no live tools exist, success is null."""
     live_server: str | None = None
@@ -195,8 +195,8 @@ class EvaluateSpec(Wire):
     """A cache that lacks the tasks' recordings."""
     cached_in: str | None = None
     """A cache that has them."""
-    samples: int = Field(4, ge=1)
-    cached_samples: int = Field(2, ge=1)
+    samples: int = Field(default=4, ge=1)
+    cached_samples: int = Field(default=2, ge=1)
     greedy: bool = True
     preset: Preset = "robust"
     limits: Limits = Limits()
@@ -214,9 +214,9 @@ class JobCreate(Wire):
     spec: JobSpec
     depends_on: list[str] = []
     queue: Literal["cpu", "gpu"] = "cpu"
-    priority: int = Field(0, ge=-100, le=100)
+    priority: int = Field(default=0, ge=-100, le=100)
     """Larger first among the queued."""
-    label: str | None = Field(None, max_length=120)
+    label: str | None = Field(default=None, max_length=120)
 
 
 class Job(Wire):

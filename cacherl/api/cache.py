@@ -11,8 +11,8 @@ from cacherl.tool_call import ToolCall
 from cacherl.tool_spec import Annotations, ToolSpec
 from cacherl.wire import Json, Time, Wire
 
-Mode = Literal["replay", "record", "fallthrough", "shadow"]
-"""`replay`: never live; `record`: always live, stored; `fallthrough`: live on a miss; `shadow`: cached, a share compared live."""
+Mode = Literal["replay", "record"]
+"""`replay`: never live; `record`: always live, and stored."""
 Select = Literal["majority", "first", "sample"]
 
 

@@ -36,7 +36,7 @@ Line = bytes | dict[str, Any] | BaseModel
 
 
 class CacheClient(ServiceClient):
-    """`async with CacheClient(url, key) as cache: …`"""
+    """Speaks to the cache API: `async with CacheClient(url, key) as cache: …`."""
 
     async def create(self, cache: CacheCreate, *, key: str | None = None) -> Cache:
         """A new cache."""

@@ -6,10 +6,10 @@ from cacherl.errors import ServiceError
 
 
 class RewardClient(ServiceClient):
-    """`async with RewardClient(url, key) as reward: …`"""
+    """Speaks to the reward API: `async with RewardClient(url, key) as reward: …`."""
 
     async def score(self, request: ScoreRequest) -> ScoreAnswer:
-        """Scores episodes. Whoever answers steers the policy, so the reply must name the episodes and the configuration that were asked for."""
+        """Scores episodes. Whoever answers steers the policy: the reply must name the episodes and configuration that were asked for."""
         answer = await self.http.post("/v1/scores", request, ScoreAnswer)
         asked = [episode.id for episode in request.episodes] + request.episode_ids
         if [score.episode_id for score in answer.scores] != asked:

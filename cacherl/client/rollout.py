@@ -12,7 +12,7 @@ from cacherl.jobs import JobState
 
 
 class RolloutClient(ServiceClient):
-    """`async with RolloutClient(url, key) as rollout: …`"""
+    """Speaks to the rollout API: `async with RolloutClient(url, key) as rollout: …`."""
 
     async def create(self, rollout: RolloutCreate, *, key: str | None = None) -> Accepted:
         """Starts tasks × group size episodes."""
@@ -36,14 +36,14 @@ class RolloutClient(ServiceClient):
         """Stops it; finished episodes are kept."""
         return await self.http.post(f"/v1/rollouts/{rollout}/cancel", None, Rollout)
 
-    async def publish(self, policy: PolicyPublish, *, timeout: float = 120.0) -> Policy:
+    async def publish(self, policy: PolicyPublish, *, within_s: float = 120.0) -> Policy:
         """Tells the engines which weights to hold; returns when they do. Errors: `EngineError` when they cannot."""
         answer = await self.http.post("/v1/policies", policy, Policy)
-        deadline = asyncio.get_running_loop().time() + timeout
+        deadline = asyncio.get_running_loop().time() + within_s
         pause = 0.01
         while not answer.state.final:
             if asyncio.get_running_loop().time() > deadline:
-                raise EngineError(f"{policy.name}@{policy.version} is not held by the engines after {timeout:.0f} s")
+                raise EngineError(f"{policy.name}@{policy.version} is not held by the engines after {within_s:.0f} s")
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
             answer = await self.http.get(f"/v1/policies/{policy.name}/{policy.version}", Policy)

@@ -13,7 +13,7 @@ from cacherl.errors import ServiceError
 
 
 class TrainerClient(ServiceClient):
-    """`async with TrainerClient(url, key) as trainer: …`"""
+    """Speaks to the trainer API: `async with TrainerClient(url, key) as trainer: …`."""
 
     async def create_dataset(self, dataset: DatasetCreate, *, key: str | None = None) -> Dataset:
         """A new, empty dataset."""

@@ -88,7 +88,7 @@ class TrainerClient(ServiceClient):
 
     async def artifact(self, job: str, name: str) -> bytes:
         """One file."""
-        return await self.http.bytes(f"/v1/jobs/{job}/artifacts/{name}")
+        return await self.http.file(f"/v1/jobs/{job}/artifacts/{name}")
 
     async def policies(self) -> Page[PolicyRecord]:
         """The newest version of every policy."""

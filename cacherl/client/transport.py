@@ -52,7 +52,7 @@ class Transport:
 
     async def get(self, path: str, answer: type[M], **params: Any) -> M:
         """GET; None parameters are left out."""
-        response = await self._send("GET", path, params={k: v for k, v in params.items() if v is not None})
+        response = await self._send("GET", path, params=_given(params))
         return answer.model_validate_json(response.content)
 
     async def post(self, path: str, body: BaseModel | None, answer: type[M], *, key: str | None = None, **params: Any) -> M:
@@ -62,7 +62,7 @@ class Transport:
             "POST",
             path,
             content=content,
-            params={k: v for k, v in params.items() if v is not None},
+            params=_given(params),
             headers={"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex},
         )
         return answer.model_validate_json(response.content)
@@ -78,7 +78,7 @@ class Transport:
             response = await self._client.post(
                 path,
                 content=lines,
-                params={k: v for k, v in params.items() if v is not None},
+                params=_given(params),
                 headers={"Content-Type": "application/x-ndjson"},
             )
         except httpx2.TransportError as error:
@@ -86,13 +86,13 @@ class Transport:
         self._raise_problem(response)
         return answer.model_validate_json(response.content)
 
-    async def bytes(self, path: str) -> bytes:
+    async def file(self, path: str) -> bytes:
         """GET a file."""
         return (await self._send("GET", path)).content
 
     async def lines(self, path: str, *, headers: Mapping[str, str] | None = None, **params: Any) -> AsyncIterator[bytes]:
         """GET a stream line by line; ends when the service ends it. Errors: `ServiceError` when it breaks off."""
-        wanted = {k: v for k, v in params.items() if v is not None}
+        wanted = _given(params)
         try:
             async with self._client.stream(
                 "GET", path, params=wanted, headers=headers, timeout=httpx2.Timeout(None, connect=5.0)
@@ -111,9 +111,7 @@ class Transport:
             raise self._away(error) from error
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        async for attempt in stamina.retry_context(
-            on=errors.ServiceError, attempts=self.attempts, timeout=60, wait_initial=0.1, wait_max=5
-        ):
+        async for attempt in stamina.retry_context(errors.ServiceError, attempts=self.attempts, timeout=60, wait_initial=0.1, wait_max=5):
             with attempt:
                 try:
                     response = await self._client.request(method, path, **options)
@@ -134,6 +132,10 @@ class Transport:
         except orjson.JSONDecodeError:
             body = {}
         raise error_of(response.status_code, body if isinstance(body, dict) else {}, self.url)
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def error_of(status: int, body: Mapping[str, Any], url: str) -> errors.CacheRLError:

@@ -4,26 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from cacherl.intervals import Ci
 from cacherl.wire import Wire
 
 SCHEMA = "cacherl.report/1"
-ROWS = ("base", "sft", "sft_continued", "sft_accepted", "grpo", "recipe")
-"""The policies in the order in which the report shows them."""
-
-
-class Ci(Wire):
-    """A mean with its 95 % bootstrap interval over tasks; `n` tasks, `seeds` episodes a task."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    seeds: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
 
 
 class PolicyRow(Wire):

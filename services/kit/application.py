@@ -1,7 +1,8 @@
 """Makes a service out of its routes: what all four have in common, in one place.
 
-`create_app` opens the database and the credentials, answers every error as a problem, limits bodies, counts and logs requests, and serves health and
-documentation. It REFUSES TO START where an operation under `/v1` has no scope, so a forgotten dependency is a failed start, never an open door.
+`create_app` opens the database and the credentials, answers every error as a problem, limits bodies, counts and logs
+requests, and serves health and documentation. It REFUSES TO START where an operation under `/v1` has no scope, so a
+forgotten dependency is a failed start, never an open door.
 """
 
 import asyncio
@@ -67,8 +68,9 @@ def create_app(
 ) -> FastAPI:
     """The application of the service `name` (`cache_api`, `rollout`, …).
 
-    `lifespan(app)` runs inside the kit's own, so `app.state.database` (Database), `app.state.credentials` and `app.state.settings` are there. `ready`
-    are the service's own dependencies for `/readyz`; a check raises where its dependency is away and is named after its function.
+    `lifespan(app)` runs inside the kit's own, so `app.state.database` (Database), `app.state.credentials` and `app.state.settings` are
+    there. `ready` are the service's own dependencies for `/readyz`; a check raises where its dependency is away and is named after its
+    function.
     """
     app = Service(
         title=name,
@@ -129,7 +131,7 @@ async def check_database(database: Database, component: str) -> None:
 
 
 def refuse_unscoped(app: FastAPI) -> None:
-    """Raises UnscopedRouteError for an operation under /v1 without `requires(…)`; mounts, websockets and plain routes there count as such."""
+    """Raises UnscopedRouteError for an operation under /v1 without `requires(…)`; a mount, websocket or plain route there is one."""
     for route in iter_route_contexts(app.routes):
         path = route.path or ""
         if (path == "/v1" or path.startswith("/v1/")) and not scopes_of(route):

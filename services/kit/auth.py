@@ -4,9 +4,10 @@ A route takes its caller as a dependency, and cannot be served without one:
 
     async def list_caches(caller: Annotated[Caller, Depends(requires(Scope.CACHE_READ))]) -> …
 
-Two credentials exist. An API key (`crl_…`) belongs to a tenant. A delegation (`crd_…`) lets a service act for that tenant after the caller
-has gone: fewer scopes, an end, and void as soon as its key is revoked. The key decides the tenant; no field of a body can.
-Whatever the Authorization header holds, the answer is a caller or 401: never another error. `admin` is a scope like the others and implies none.
+Two credentials exist. An API key (`crl_…`) belongs to a tenant. A delegation (`crd_…`) lets a service act for that
+tenant after the caller has gone: fewer scopes, an end, and void as soon as its key is revoked. The key decides the
+tenant; no field of a body can. Whatever the Authorization header holds, the answer is a caller or 401: never another
+error. `admin` is a scope like the others and implies none.
 """
 
 import time
@@ -67,7 +68,10 @@ class Caller:
 
 
 class Credentials:
-    """Turns tokens into callers; remembers a positive answer for at most `REMEMBER_S` seconds, so a revoked key works at most that much longer."""
+    """Turns tokens into callers.
+
+    A positive answer is remembered for at most `REMEMBER_S` seconds, so a revoked key works at most that much longer.
+    """
 
     def __init__(self, database: Database, pepper: str) -> None:
         if len(pepper) < 32:
@@ -156,8 +160,8 @@ def _delegation(caller: Caller, scopes: frozenset[Scope], lifetime_s: float) -> 
 async def delegate(database: Database, caller: Caller, *, scopes: frozenset[Scope], job_id: str, lifetime_s: float) -> str:
     """A new token with which a service acts for `caller` on one job.
 
-    Raises ForbiddenError where `scopes` is not a subset of the caller's, or the caller's key is revoked, expired or of another tenant. A worker that
-    claims a job builds the `Caller` from the job's row and delegates anew; the database checks it against the key.
+    Raises ForbiddenError where `scopes` is not a subset of the caller's, or the caller's key is revoked, expired or of another tenant.
+    A worker that claims a job builds the `Caller` from the job's row and delegates anew; the database checks it against the key.
     """
     token = _delegation(caller, scopes, lifetime_s)
     async with database.system() as connection:
@@ -174,7 +178,7 @@ def delegate_sync(database: SyncDatabase, caller: Caller, *, scopes: frozenset[S
 
 
 def _delegation_row(token: str, caller: Caller, scopes: frozenset[Scope], job_id: str, lifetime_s: float) -> tuple[object, ...]:
-    return tokens.fingerprint(token), caller.tenant, sorted(scopes), job_id, caller.key_id, lifetime_s
+    return tokens.fingerprint(token), caller.tenant, sorted(scope.value for scope in scopes), job_id, caller.key_id, lifetime_s
 
 
 def _made(token: str, row: dict[str, object] | None) -> str:
@@ -184,7 +188,10 @@ def _made(token: str, row: dict[str, object] | None) -> str:
 
 
 async def renew(database: Database, token: str, *, lifetime_s: float) -> bool:
-    """Moves the end of a delegation to `lifetime_s` from now; False where it has ended or its key is revoked. The job must be live: that is the caller's to know."""
+    """Moves the end of a delegation to `lifetime_s` from now; False where it has ended or its key is revoked.
+
+    The job must be live: that is the caller's to know.
+    """
     async with database.system() as connection:
         row = await (await connection.execute(RENEW, (tokens.fingerprint(token), lifetime_s))).fetchone()
     return row is not None and bool(row["renewed"])

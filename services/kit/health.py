@@ -1,7 +1,8 @@
-"""`/healthz` says that the process answers; `/readyz` that what it depends on answers too; `/metrics` gives Prometheus its numbers.
+"""Health: `/healthz` says that the process answers, `/readyz` that its dependencies do, `/metrics` gives numbers.
 
-Readiness asks every dependency at once with a budget of a second, and remembers the answer for a second, so probes cost the dependencies
-nothing. It names what is away and says nothing of why: the log has that. The three paths need no credential and hold no tenant's data.
+Readiness asks every dependency at once with a budget of a second, and remembers the answer for a second, so probes cost
+the dependencies nothing. It names what is away and says nothing of why: the log has that. The three paths need no
+credential and hold no tenant's data.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """`Idempotency-Key`: a POST that is sent twice acts once.
 
-Key row, effect and answer are one transaction, the caller's own: either all three exist or none. A second request with the same key waits for the
-first at the key's row and then gets its answer; where the first failed it acts itself, so refusals and errors are never stored. Keys are
-scoped by tenant and route and bound to the body by a fingerprint. Answers are kept for two days (`kit.expire`). Practice after
-draft-ietf-httpapi-idempotency-key-header-07.
+Key row, effect and answer are one transaction, the caller's own: either all three exist or none. A second request with
+the same key waits for the first at the key's row and then gets its answer; where the first failed it acts itself, so
+refusals and errors are never stored. Keys are scoped by tenant and route and bound to the body by a fingerprint.
+Answers are kept for two days (`kit.expire`). Practice after draft-ietf-httpapi-idempotency-key-header-07.
 """
 
 import hashlib

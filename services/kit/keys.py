@@ -1,6 +1,7 @@
 """API keys, from the command line: `python -m services.kit.keys create --tenant T --scopes cache:read,train:run`.
 
-Only who holds the owner's connection string and the pepper can make a key: there is no HTTP way to one. A key is shown once and stored as a hash.
+Only who holds the owner's connection string and the pepper can make a key: there is no HTTP way to one. A key is shown
+once and stored as a hash.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from services.kit.auth import Scope
 from services.kit.settings import ServiceSettings
 
 CREATE = sql.SQL(
-    "insert into auth.api_keys (prefix, tenant, scopes, digest, label, expires_at) values (%s, %s, %s, %s, %s, coalesce(%s, 'infinity'))"
+    "insert into auth.api_keys (prefix, tenant, scopes, digest, label, expires_at) "
+    "values (%s, %s, %s, %s, %s, coalesce(%s::timestamptz, 'infinity'))"
 )
 REVOKE = sql.SQL("update auth.api_keys set revoked_at = least(revoked_at, now()) where key_id = %s or prefix = %s")
 LIST = sql.SQL(
@@ -48,7 +50,7 @@ def create_key(
     if len(pepper) < 32:
         raise UsageError("The pepper needs at least 32 characters (CACHERL_PEPPER or CACHERL_PEPPER_FILE).")
     key = tokens.new_key()
-    row = (tokens.prefix(key), tenant, sorted(scopes), tokens.digest(key, pepper.encode()), label, expires_at)
+    row = (tokens.prefix(key), tenant, sorted(scope.value for scope in scopes), tokens.digest(key, pepper.encode()), label, expires_at)
     with psycopg.connect(owner) as connection:
         connection.execute(CREATE, row)
     return key

@@ -1,9 +1,10 @@
 """Migrations: numbered SQL files, run by alembic.
 
-Each component directory may hold `migrations/0001_name.sql`, `0002_….sql`, …; a file is one revision named after itself, follows the one before and is never
-edited after a release. Each component has a schema with alembic's version table in it; a component's pending files run in one transaction. One migrator
-works at a time (advisory lock); a statement that waits long for a table lock fails rather than queue everybody behind it. There is no way
-down: a mistake is repaired by the next file. Code accepts a database that is ahead of it, so old and new releases run side by side.
+Each component directory may hold `migrations/0001_name.sql`, `0002_….sql`, …; a file is one revision named after
+itself, follows the one before and is never edited after a release. Each component has a schema with alembic's version
+table in it; a component's pending files run in one transaction. One migrator works at a time (advisory lock); a
+statement that waits long for a table lock fails rather than queue everybody behind it. There is no way down: a mistake
+is repaired by the next file. Code accepts a database that is ahead of it, so old and new releases run side by side.
 """
 
 import argparse
@@ -71,7 +72,7 @@ async def check_revisions(connection: AsyncRows, component: str) -> None:
             )
 
 
-def migrate(owner_dsn: str) -> None:
+def migrate(owner_dsn: str, *, components: Iterable[str] = tuple(COMPONENTS)) -> None:
     """Brings every schema to its newest revision; does nothing where all are there. `owner_dsn` is the role `cacherl_owner`."""
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(owner_dsn), poolclass=NullPool)
     try:
@@ -79,8 +80,8 @@ def migrate(owner_dsn: str) -> None:
             guard.execute("select set_config('lock_timeout', %s, false)", (WAIT_FOR_MIGRATOR,))
             guard.execute("select pg_advisory_lock(%s)", (ADVISORY_LOCK,))
             guard.execute("select set_config('lock_timeout', %s, false)", (WAIT_FOR_TABLE,))
-            _enable_vector(guard)
-            for component, schema in COMPONENTS.items():
+            for component in components:
+                schema = COMPONENTS[component]
                 if files(component):
                     _prepare_schema(guard, schema)
                     with engine.connect() as connection:
@@ -88,12 +89,6 @@ def migrate(owner_dsn: str) -> None:
                     _open_schema(guard, schema)
     finally:
         engine.dispose()
-
-
-def _enable_vector(connection: psycopg.Connection[Any]) -> None:
-    """Pgvector is a trusted extension: the owner of the database may create it where it is installed."""
-    if connection.execute("select 1 from pg_available_extensions where name = 'vector' and installed_version is null").fetchone():
-        connection.execute("create extension if not exists vector")
 
 
 def _prepare_schema(connection: psycopg.Connection[Any], schema: str) -> None:

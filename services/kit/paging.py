@@ -1,7 +1,8 @@
 """Cursor paging: `?limit=&cursor=` gives `{"items": […], "next_cursor": null | "…"}`.
 
-A cursor is opaque to callers and carries the last sort key of the page; it is not a secret and grants nothing: every query that uses
-one runs under the caller's tenant. A cursor that cannot be read is the caller's error, never a server's.
+A cursor is opaque to callers and carries the last sort key of the page; it is not a secret and grants nothing: every
+query that uses one runs under the caller's tenant. A cursor that cannot be read is the caller's error, never a
+server's.
 """
 
 import base64

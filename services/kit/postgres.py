@@ -1,10 +1,12 @@
 """Postgres: the only way to a cursor.
 
-`Database.tenant(t)` is one transaction that sees the rows of tenant t; `Database.system()` is one that sees no tenant's row at all and
-reaches them only through SECURITY DEFINER functions. The tenant is set locally to the transaction, so a pooled connection carries
-nothing to its next user. Nobody calls commit: leaving the block commits, an exception rolls back. `SyncDatabase` is the same without asyncio.
+`Database.tenant(t)` is one transaction that sees the rows of tenant t; `Database.system()` is one that sees no tenant's
+row at all and reaches them only through SECURITY DEFINER functions. The tenant is set locally to the transaction, so a
+pooled connection carries nothing to its next user. Nobody calls commit: leaving the block commits, an exception rolls
+back. `SyncDatabase` is the same without asyncio.
 
-Rows are dicts. SQL lives in `queries.sql` files: `load_queries` gives them as `psycopg.sql.SQL`, which is never built from a caller's text.
+Rows are dicts. SQL lives in `queries.sql` files: `load_queries` gives them as `psycopg.sql.SQL`, which is never built
+from a caller's text.
 """
 
 import re

@@ -1,7 +1,8 @@
 """Every error leaves a service as `application/problem+json` (RFC 9457).
 
-A CacheRLError gives its own problem; a validation error 422 with a JSON pointer for each fault; a wrong path or method 404 and 405; a database that
-is away 503; anything else 500 with nothing of its inside. Never does an answer echo what was sent: it may hold a secret.
+A CacheRLError gives its own problem; a validation error 422 with a JSON pointer for each fault; a wrong path or method
+404 and 405; a database that is away 503; anything else 500 with nothing of its inside. Never does an answer echo what
+was sent: it may hold a secret.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """Runs one service: `python -m services.kit.serve cache_api|rollout|reward|trainer`.
 
-Imports `services.<name>.app:create`, builds the settings that its parameter is annotated with from the environment, and serves it with uvicorn on
-uvloop. SIGTERM stops accepting, lets running requests end for `GRACE_S`, then closes. One process serves one service: replicas scale it.
+Imports `services.<name>.app:create`, builds the settings that its parameter is annotated with from the environment, and
+serves it with uvicorn on uvloop. SIGTERM stops accepting, lets running requests end for `GRACE_S`, then closes. One
+process serves one service: replicas scale it.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Settings that every service has.
 
-Owned here: one environment prefix (`CACHERL_`), one way to give a secret without putting it in the environment (`CACHERL_<NAME>_FILE`
-names a file whose content is the value). Services subclass `ServiceSettings` and add fields; nothing else reads the environment.
+Owned here: one environment prefix (`CACHERL_`), one way to give a secret without putting it in the environment
+(`CACHERL_<NAME>_FILE` names a file whose content is the value). Services subclass `ServiceSettings` and add fields;
+nothing else reads the environment.
 """
 
 import os

@@ -1,8 +1,9 @@
 """What a service tells about itself: one log line and one measurement for each request.
 
-Log lines name method, route, status, milliseconds, tenant, key and trace: never a body, a query string or a header. Metrics are labelled by
-route template, never by URL, so their number is bounded. The middleware stands outermost: it sees every answer, gives each an `X-Request-ID`,
-turns an error that nobody handled into a 500 problem, and a bare 413 of the body limit into a problem.
+Log lines name method, route, status, milliseconds, tenant, key and trace: never a body, a query string or a header.
+Metrics are labelled by route template, never by URL, so their number is bounded. The middleware stands outermost: it
+sees every answer, gives each an `X-Request-ID`, turns an error that nobody handled into a 500 problem, and a bare 413
+of the body limit into a problem.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """The form of credentials, pure: `crl_<prefix>_<secret>` for API keys, `crd_<secret>` for delegations.
 
-A secret is random and ends in a CRC-32 of all that stands before it, so a scanner can tell a leaked key from text that looks like one, and
-a mistyped key is refused without asking the database. The database holds HMAC-SHA256 of a key under the pepper, SHA-256 of a
-delegation (256 random bits need no pepper); neither can be turned back into the token.
+A secret is random and ends in a CRC-32 of all that stands before it, so a scanner can tell a leaked key from text that
+looks like one, and a mistyped key is refused without asking the database. The database holds HMAC-SHA256 of a key under
+the pepper, SHA-256 of a delegation (256 random bits need no pepper); neither can be turned back into the token.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Trace context (W3C Trace Context, level 1) and request id, carried from call to call.
 
-A request that comes with a valid `traceparent` continues that trace, any other begins one. `outgoing_headers()` gives what a call to another
-service must send on; `adopt` takes up the context that a job's row or a message carried.
+A request that comes with a valid `traceparent` continues that trace, any other begins one. `outgoing_headers()` gives
+what a call to another service must send on; `adopt` takes up the context that a job's row or a message carried.
 """
 
 import re

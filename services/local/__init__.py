@@ -1,0 +1,1 @@
+"""The embedded default: the whole system on this machine, started and ended as one."""

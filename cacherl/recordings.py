@@ -1,11 +1,9 @@
 """Recorded calls of a trajectory, as the lines that the cache API takes."""
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from cacherl.api.cache import EntryLine, HistoryItem
 from cacherl.tier import CallOutcome, ToolResult
-from cacherl.tool_call import exact_key
 from cacherl.trajectory import Role, Trajectory
 
 
@@ -31,12 +29,3 @@ def entry_lines(trajectory: Trajectory) -> Iterator[EntryLine]:
             )
             history.append(HistoryItem(call=made.call, outcome=CallOutcome.EXACT, result=result))
             step += 1
-
-
-def without_share(lines: Iterable[EntryLine], share: float, seed: int) -> Iterator[EntryLine]:
-    """Leaves out a fixed `share` of the distinct calls of each scenario, every recording of such a call: a cache that lacks them."""
-    for line in lines:
-        key = exact_key(line.call.name, line.call.arguments)
-        digest = hashlib.sha256(f"{seed}/{line.scenario}/".encode() + key).digest()
-        if int.from_bytes(digest[:8], "big") / 2**64 >= share:
-            yield line

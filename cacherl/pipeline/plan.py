@@ -20,7 +20,9 @@ class RunPlan(Wire):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     logs: list[Path] = Field(min_length=1)
-    """Recorded trajectories: demonstrations and the training cache."""
+    """Recorded trajectories: the demonstrations."""
+    cache_logs: list[Path] = []
+    """The recordings that the training cache gets; empty: those of `logs`."""
     format: str = "auto"
     scenario: str | None = None
     tasks: Path | None = None
@@ -32,8 +34,6 @@ class RunPlan(Wire):
     validation_share: float = Field(default=0.2, gt=0, lt=1)
     live_server: str | None = None
     """Name of the live tool server that success is measured with; null: there is none."""
-    drop_recordings: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the distinct recorded calls that the training cache lacks."""
     target_false: float = Field(default=0.01, gt=0, lt=1)
     teacher: str = "provenance"
     rows: list[str] = list(ROWS)

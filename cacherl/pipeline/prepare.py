@@ -15,7 +15,7 @@ from cacherl.errors import DataError, ServiceError
 from cacherl.importers import import_file
 from cacherl.jobs import JobState
 from cacherl.pipeline.plan import RunPlan
-from cacherl.recordings import entry_lines, without_share
+from cacherl.recordings import entry_lines
 from cacherl.tasks import split, tasks_from
 from cacherl.trajectory import Task, Trajectory
 from cacherl.wire import Wire
@@ -89,9 +89,9 @@ async def cache(
 
 
 def training_lines(corpus: Corpus, plan: RunPlan) -> Iterator[EntryLine]:
-    """The training cache's recordings: a fixed share of the distinct calls is lacking."""
-    lines = (line for trajectory in corpus.train for line in entry_lines(trajectory))
-    return without_share(lines, plan.drop_recordings, plan.seed)
+    """The training cache's recordings."""
+    recorded = [t for path in plan.cache_logs for t in import_file(path)] if plan.cache_logs else corpus.train
+    return (line for trajectory in recorded for line in entry_lines(trajectory))
 
 
 def held_out_lines(corpus: Corpus) -> Iterator[EntryLine]:

@@ -1,0 +1,126 @@
+"""`cacherl cache`: caches of recorded tool results."""
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import orjson
+import typer
+
+from cacherl.api.cache import CacheCreate, CacheSettings, LookupCall, LookupItem, LookupRequest
+from cacherl.cli.output import print_json, print_table, speaks_plainly
+from cacherl.cli.system import HomeOption, JsonOption
+from cacherl.client import CacheClient
+from cacherl.errors import UsageError
+from cacherl.importers import import_file
+from cacherl.runtime import connect
+
+app = typer.Typer(no_args_is_help=True, help="Caches of recorded tool results.")
+
+
+@app.command("list")
+@speaks_plainly
+def list_caches(home: Path = HomeOption, as_json: bool = JsonOption) -> None:
+    """The caches there are."""
+
+    async def ask() -> None:
+        async with _client(home) as client:
+            page = await client.list()
+        if as_json:
+            print_json(page)
+        else:
+            print_table(["cache", "entries", "revision", "view"], [[c.name, str(c.entries), str(c.revision), c.view] for c in page.items])
+
+    asyncio.run(ask())
+
+
+@app.command()
+@speaks_plainly
+def ingest(
+    cache: str = typer.Argument(help="Name of the cache; created where there is none."),
+    files: list[Path] = typer.Argument(help="Logs in any format that can be imported."),
+    preset: str = typer.Option("robust", help="robust or paper."),
+    scenario: str | None = typer.Option(None, help="Scenario of all records; default: what the importer says."),
+    home: Path = HomeOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Record the calls of logs in a cache."""
+    if preset not in ("robust", "paper"):
+        raise UsageError(f"there is no preset {preset!r}; choose robust or paper")
+
+    async def send() -> None:
+        async with _client(home) as client:
+            await client.create(CacheCreate(name=cache, settings=CacheSettings(preset=preset)), key=f"create-{cache}")
+            lines = (t for path in files for t in import_file(path, scenario=scenario))
+            answer = await client.ingest(cache, lines, batch=uuid.uuid4().hex)
+        if as_json:
+            print_json(answer)
+        else:
+            typer.echo(
+                f"{answer.read} lines read, {answer.stored} calls stored, {answer.duplicate} known already, revision {answer.revision}"
+            )
+
+    asyncio.run(send())
+
+
+@app.command()
+@speaks_plainly
+def lookup(
+    cache: str,
+    tool: str,
+    arguments: str = typer.Argument(help="A JSON object."),
+    scenario: str = typer.Option(..., help="Scenario of the call."),
+    home: Path = HomeOption,
+) -> None:
+    """Ask what a cache would answer to one call, and why."""
+    try:
+        parsed = orjson.loads(arguments)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"the arguments are not JSON: {error}") from error
+    item = LookupItem(calls=[LookupCall(name=tool, arguments=parsed)], scenario=scenario)
+
+    async def ask() -> None:
+        async with _client(home) as client:
+            print_json(await client.lookups(cache, LookupRequest(items=[item], explain=True)))
+
+    asyncio.run(ask())
+
+
+@app.command()
+@speaks_plainly
+def stats(cache: str, home: Path = HomeOption, as_json: bool = JsonOption) -> None:
+    """How a cache's lookups were answered, by tool."""
+
+    async def ask() -> None:
+        async with _client(home) as client:
+            found = await client.stats(cache)
+        if as_json:
+            print_json(found)
+            return
+        typer.echo(f"{found.entries} entries, {found.tools} tools, {found.keys} keys, {found.conflicting_keys} with several results")
+        tiers = ["exact", "fuzzy", "best_effort", "miss"]
+        print_table(["tool", *tiers], [[row.tool, *(str(row.outcomes.get(t, 0)) for t in tiers)] for row in found.lookups])
+
+    asyncio.run(ask())
+
+
+@app.command()
+@speaks_plainly
+def coverage(cache: str, limit: int = typer.Option(20, help="Rows."), home: Path = HomeOption, as_json: bool = JsonOption) -> None:
+    """What missed most: what to record next."""
+
+    async def ask() -> None:
+        async with _client(home) as client:
+            found = await client.coverage(cache, limit=limit)
+        if as_json:
+            print_json(found)
+        else:
+            rows = [[item.tool, orjson.dumps(item.arguments).decode(), str(item.misses)] for item in found.items]
+            print_table(["tool", "arguments", "misses"], rows)
+
+    asyncio.run(ask())
+
+
+def _client(home: Path) -> CacheClient:
+    runtime = connect(home)
+    return CacheClient(runtime.endpoints.cache_api, runtime.key)

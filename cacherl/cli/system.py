@@ -1,0 +1,84 @@
+"""`cacherl up`, `down`, `status`: the local system, and whether a system answers."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import typer
+
+from cacherl.cli.output import print_json, print_table, speaks_plainly
+from cacherl.client.transport import Transport
+from cacherl.errors import CacheRLError, UsageError
+from cacherl.runtime import HOME, connect, from_home
+
+HomeOption = typer.Option(HOME, "--home", help="Folder of the local system: database, weights, logs.", envvar="CACHERL_HOME")
+JsonOption = typer.Option(False, "--json", help="Print one JSON document.")
+
+
+def need_checkout(module: str, command: str) -> None:
+    """Errors: `UsageError` where the services are not here (the wheel ships library, SDK and command line alone)."""
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise UsageError(
+            f"`cacherl {command}` runs from a checkout of the repository or from its image; the installed package has no services"
+        )
+
+
+@speaks_plainly
+def up(
+    home: Path = HomeOption,
+    live: list[str] = typer.Option([], "--live", help="A live tool server as NAME=URL; may be given several times."),
+) -> None:
+    """Start the local system in the foreground: Postgres, queue, services, engines on loopback. Ctrl-C stops all of it."""
+    need_checkout("services", "up")
+    arguments = [sys.executable, "-m", "services.local", "up", "--home", str(home)]
+    for server in live:
+        arguments += ["--live", server]
+    os.execv(sys.executable, arguments)  # noqa: S606  (the same interpreter, our own module)
+
+
+@speaks_plainly
+def down(home: Path = HomeOption) -> None:
+    """Stop the local system of a home."""
+    runtime = from_home(home)
+    if runtime is None or runtime.pid is None:
+        typer.echo(f"no system runs in {home}", err=True)
+        return
+    os.kill(runtime.pid, signal.SIGTERM)
+    for _ in range(300):
+        if from_home(home) is None:
+            typer.echo(f"stopped the system in {home}", err=True)
+            return
+        time.sleep(0.1)
+    raise UsageError(f"process {runtime.pid} does not stop; its log is in {home}")
+
+
+@speaks_plainly
+def status(home: Path = HomeOption, as_json: bool = JsonOption) -> None:
+    """Whether the services of a system answer."""
+    runtime = connect(home)
+    found = asyncio.run(_ask(runtime.endpoints.model_dump()))
+    if as_json:
+        print_json({"schema": "cacherl.status/1", "services": found})
+    else:
+        print_table(["service", "url", "state"], [[s["name"], s["url"], s["state"]] for s in found])
+    if any(service["state"] != "ready" for service in found):
+        raise typer.Exit(3)
+
+
+async def _ask(urls: dict[str, str]) -> list[dict[str, str]]:
+    found = []
+    for name, url in urls.items():
+        http = Transport(url, "", timeout=5, attempts=1)
+        try:
+            await http.file("/readyz")
+            state = "ready"
+        except CacheRLError as error:
+            state = error.detail
+        finally:
+            await http.close()
+        found.append({"name": name, "url": url, "state": state})
+    return found

@@ -1,0 +1,109 @@
+"""Where a running system is and under which key: from the environment, or from the `runtime.json` in the home of a local system."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ConfigDict, ValidationError
+
+from cacherl.client import Endpoints
+from cacherl.errors import ServiceError, UsageError
+from cacherl.wire import Wire
+
+HOME = Path(".cacherl")
+START_SECONDS = 180.0
+
+
+class Runtime(Wire):
+    """A running system."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    endpoints: Endpoints
+    key: str
+    pid: int | None = None
+    """Of the local system's parent process."""
+    shared_root: Path | None = None
+
+
+def from_environment() -> Runtime | None:
+    """`CACHERL_KEY` (or `CACHERL_KEY_FILE`) and `CACHERL_CACHE_API_URL`, `CACHERL_ROLLOUT_URL`, … where they are set."""
+    key = os.environ.get("CACHERL_KEY")
+    if key is None and (file := os.environ.get("CACHERL_KEY_FILE")):
+        key = Path(file).read_text(encoding="utf-8").strip()
+    if key is None:
+        return None
+    urls = {name: os.environ.get(f"CACHERL_{name.upper()}_URL") for name in Endpoints.model_fields}
+    return Runtime(endpoints=Endpoints(**{name: url for name, url in urls.items() if url}), key=key)
+
+
+def from_home(home: Path) -> Runtime | None:
+    """The system that runs in `home`, None where none does."""
+    path = home / "runtime.json"
+    try:
+        runtime = Runtime.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValidationError, OSError) as error:
+        raise UsageError(f"{path} cannot be read ({type(error).__name__}); remove it if no system runs there") from error
+    return runtime if runtime.pid is None or _alive(runtime.pid) else None
+
+
+def connect(home: Path = HOME) -> Runtime:
+    """The running system to speak to. Errors: `ServiceError` that says how to start one."""
+    runtime = from_environment() or from_home(home)
+    if runtime is None:
+        raise ServiceError(f"no system runs in {home}: start one with `cacherl up`, or set CACHERL_KEY and the service URLs")
+    return runtime
+
+
+@contextlib.contextmanager
+def system(home: Path, *, live_servers: Mapping[str, str] | None = None, reuse: bool = True) -> Iterator[Runtime]:
+    """A running system: the one in `home` where `reuse` allows, else one of its own that ends with this block."""
+    running = from_home(home) if reuse else None
+    if running is not None:
+        yield running
+        return
+    command = [sys.executable, "-m", "services.local", "up", "--home", str(home), "--quiet"]
+    for name, url in (live_servers or {}).items():
+        command += ["--live", f"{name}={url}"]
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "system.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield _wait(process, home, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], home: Path, log: Path) -> Runtime:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
+            raise ServiceError("the local system did not start:\n" + "\n".join(tail))
+        runtime = from_home(home)
+        if runtime is not None and runtime.pid == process.pid:
+            return runtime
+        time.sleep(0.05)
+    raise ServiceError(f"the local system is not up after {START_SECONDS:.0f} s; see {log}")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
 MARKER = "CACHERL_SYSTEM"
-PATIENCE_S = 8.0
+PATIENCE_S = 5.0
 
 
 def marked(marker: str) -> list[psutil.Process]:
@@ -62,7 +63,7 @@ def start_guard(marker: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
-        cwd=os.getcwd(),
+        cwd=Path(__file__).resolve().parent.parent.parent,
         start_new_session=True,
     )
 

@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ from psycopg.conninfo import make_conninfo
 
 from cacherl.errors import ServiceError, UsageError
 from services.local.account import Account, find_account, place_for, reachable_copy
+from services.local.preflight import free_ports
 from services.local.process import die_with_parent, tail
 
 START_DEADLINE_S = 600.0
@@ -108,7 +108,7 @@ class PostgresServer:
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
         (self.data / "pg_hba.conf").write_text(HBA, encoding="utf-8")
-        self.port = self.port or free_port()
+        self.port = self.port or free_ports(1)[0]
         options = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
         command = [self._bin("postgres"), "-D", self.data, "-k", self.sockets, "-h", "127.0.0.1", "-p", self.port, *options]
         # A server of its own session: Ctrl-C goes to us, and we stop it last.
@@ -245,10 +245,3 @@ def _signal(process: psutil.Process, sent: signal.Signals) -> None:
         process.send_signal(sent)
     except psutil.NoSuchProcess:
         return
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -29,8 +29,14 @@ def die_with_parent(sent: signal.Signals) -> Callable[[], None] | None:
     """What a child runs before it becomes its program, so that it gets `sent` when its parent goes; None where no system call does it."""
     if sys.platform != "linux":
         return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(PR_SET_PDEATHSIG, int(sent))
+    prctl, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, int(sent))
+        if os.getppid() != parent:
+            os._exit(1)  # the parent went before it could be asked for
+
+    return ask
 
 
 def tail(log: Path) -> str:
@@ -54,9 +60,11 @@ class ProcessSpec:
     """Added to the environment that the system gives to all."""
 
     url: str | None = None
-    """Where it answers 200 once it is up; None: it counts as up once it has not ended for `settle_s`."""
+    """Where it answers 200 once it is up; without it and without `ready_text` it counts as up after `settle_s`."""
 
-    port: int | None = None
+    ready_text: str | None = None
+    """What its log says once it is up."""
+
     settle_s: float = 0.5
     deadline_s: float = 120.0
     stop_s: float = 15.0
@@ -100,12 +108,17 @@ class ChildProcess:
         while time.monotonic() - started < self.spec.deadline_s:
             if self.returncode is not None:
                 raise ServiceError(f"{self.spec.name} ended with {self.returncode}; {self.log} ends with:\n{tail(self.log)}")
-            if self.spec.url is None and time.monotonic() - started >= self.spec.settle_s:
-                return
-            if self.spec.url is not None and answers(self.spec.url):
+            if self._is_up(time.monotonic() - started):
                 return
             time.sleep(0.05)
         raise ServiceError(f"{self.spec.name} was not up after {self.spec.deadline_s:.0f} s; {self.log} ends with:\n{tail(self.log)}")
+
+    def _is_up(self, waited_s: float) -> bool:
+        if self.spec.url is not None:
+            return answers(self.spec.url)
+        if self.spec.ready_text is not None:
+            return self.spec.ready_text in self.log.read_text(encoding="utf-8", errors="replace")
+        return waited_s >= self.spec.settle_s
 
     def ask_to_stop(self) -> None:
         """Sends the polite signal to the process itself; `stop` waits."""

@@ -32,7 +32,7 @@ openapi: setup ## write the OpenAPI snapshots
 	@.venv/bin/python -m services.kit.openapi docs/openapi
 
 k8s: setup     ## render deploy/k8s/install.yaml
-	@kubectl kustomize deploy/k8s/overlays/cpu-demo > deploy/k8s/install.yaml
+	@kubectl kustomize deploy/k8s/base > deploy/k8s/install.yaml
 
 clean:         ## remove runs and caches, keep .venv
 	@rm -rf runs .pytest_cache .ruff_cache .hypothesis

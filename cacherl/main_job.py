@@ -69,7 +69,7 @@ def begin(plan: RunPlan, out: Path, display: Display) -> RunState:
 
 
 async def _run(plan: RunPlan, runtime: Runtime, out: Path, state: RunState, display: Display, live_count: LiveCount | None) -> RunFacts:
-    async with Client(runtime.endpoints, runtime.key) as client:
+    async with Client(runtime.urls, runtime.key) as client:
         return await Run(plan, client, out, state, display, live_count=live_count)()
 
 

@@ -2,9 +2,9 @@
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cacherl.wire import Wire
 
 HOME = Path(".cacherl")
 START_SECONDS = 180.0
+STOP_SECONDS = 30.0
 
 
 class Runtime(Wire):
@@ -23,11 +24,10 @@ class Runtime(Wire):
 
     model_config = ConfigDict(extra="ignore")
 
-    endpoints: Endpoints
+    urls: Endpoints
     key: str
     pid: int | None = None
-    """Of the local system's parent process."""
-    shared_root: Path | None = None
+    """Of the local system's owner."""
 
 
 def from_environment() -> Runtime | None:
@@ -38,7 +38,7 @@ def from_environment() -> Runtime | None:
     if key is None:
         return None
     urls = {name: os.environ.get(f"CACHERL_{name.upper()}_URL") for name in Endpoints.model_fields}
-    return Runtime(endpoints=Endpoints(**{name: url for name, url in urls.items() if url}), key=key)
+    return Runtime(urls=Endpoints(**{name: url for name, url in urls.items() if url}), key=key)
 
 
 def from_home(home: Path) -> Runtime | None:
@@ -68,35 +68,40 @@ def system(home: Path, *, live_servers: Mapping[str, str] | None = None, reuse: 
     if running is not None:
         yield running
         return
-    command = [sys.executable, "-m", "services.local", "up", "--home", str(home), "--quiet"]
+    command = [sys.executable, "-m", "services.local.up", "--home", str(home)]
     for name, url in (live_servers or {}).items():
-        command += ["--live", f"{name}={url}"]
+        command += ["--live-server", f"{name}={url}"]
     home.mkdir(parents=True, exist_ok=True)
     log = home / "system.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    with log.open("wb") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
     try:
-        yield _wait(process, home, log)
+        _wait(process, log)
+        runtime = from_home(home)
+        assert runtime is not None, "the system said that it is up"
+        yield runtime
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
-def _wait(process: subprocess.Popen[bytes], home: Path, log: Path) -> Runtime:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
-            raise ServiceError("the local system did not start:\n" + "\n".join(tail))
-        runtime = from_home(home)
-        if runtime is not None and runtime.pid == process.pid:
-            return runtime
-        time.sleep(0.05)
-    raise ServiceError(f"the local system is not up after {START_SECONDS:.0f} s; see {log}")
+def _wait(process: subprocess.Popen[bytes], log: Path) -> None:
+    """The system writes one line when every part has answered."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    if ready and process.stdout.readline():
+        return
+    if not ready:
+        raise ServiceError(f"the local system is not up after {START_SECONDS:.0f} s; see {log}")
+    process.wait(STOP_SECONDS)
+    tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
+    raise ServiceError("the local system did not start:\n" + "\n".join(tail))
 
 
 def _alive(pid: int) -> bool:

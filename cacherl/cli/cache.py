@@ -123,4 +123,4 @@ def coverage(cache: str, limit: int = typer.Option(20, help="Rows."), home: Path
 
 def _client(home: Path) -> CacheClient:
     runtime = connect(home)
-    return CacheClient(runtime.endpoints.cache_api, runtime.key)
+    return CacheClient(runtime.urls.cache_api, runtime.key)

@@ -76,7 +76,7 @@ def watch(jobs: list[str], home: Path = HomeOption) -> None:
         runtime = connect(home)
         from cacherl.client import Client  # noqa: PLC0415  (the other commands need one service only)
 
-        async with Client(runtime.endpoints, runtime.key) as client:
+        async with Client(runtime.urls, runtime.key) as client:
             with Display() as display:
                 await follow(client, {job: job for job in jobs}, display)
 
@@ -89,4 +89,4 @@ def _row(job: Job) -> list[str]:
 
 def _client(home: Path) -> TrainerClient:
     runtime = connect(home)
-    return TrainerClient(runtime.endpoints.trainer, runtime.key)
+    return TrainerClient(runtime.urls.trainer, runtime.key)

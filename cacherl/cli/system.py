@@ -30,13 +30,13 @@ def need_checkout(module: str, command: str) -> None:
 @speaks_plainly
 def up(
     home: Path = HomeOption,
-    live: list[str] = typer.Option([], "--live", help="A live tool server as NAME=URL; may be given several times."),
+    live: list[str] = typer.Option([], "--live-server", help="A live tool server as NAME=URL; may be given several times."),
 ) -> None:
     """Start the local system in the foreground: Postgres, queue, services, engines on loopback. Ctrl-C stops all of it."""
     need_checkout("services", "up")
-    arguments = [sys.executable, "-m", "services.local", "up", "--home", str(home)]
+    arguments = [sys.executable, "-m", "services.local.up", "--home", str(home)]
     for server in live:
-        arguments += ["--live", server]
+        arguments += ["--live-server", server]
     os.execv(sys.executable, arguments)  # noqa: S606  (the same interpreter, our own module)
 
 
@@ -60,7 +60,7 @@ def down(home: Path = HomeOption) -> None:
 def status(home: Path = HomeOption, as_json: bool = JsonOption) -> None:
     """Whether the services of a system answer."""
     runtime = connect(home)
-    found = asyncio.run(_ask(runtime.endpoints.model_dump()))
+    found = asyncio.run(_ask(runtime.urls.model_dump()))
     if as_json:
         print_json({"schema": "cacherl.status/1", "services": found})
     else:

@@ -100,17 +100,15 @@ def group_terms(scores_G: Sequence[Score], config: RewardConfig) -> Terms:
     for score in scores_G:
         _refuse_foreign(score, config)
     with_answer = [score.r_answer is not None for score in scores_G]
-    if any(with_answer) != all(with_answer):
-        raise ConflictError(
-            "Some scores of one group have an answer term and some have none: they are not of one task.", slug="mixed-scores"
-        )
+    if any(with_answer) and not all(with_answer):
+        raise ConflictError("Some scores of one group have an answer term and some have none.", slug="mixed-scores")
     return Terms(
         answers_G=[score.r_answer or 0.0 for score in scores_G],
         process_G=[score.r_process or 0.0 for score in scores_G],
         totals_G=[score.total or 0.0 for score in scores_G],
         trust_G=[score.trust for score in scores_G],
         blame_G=[score.blame for score in scores_G],
-        weight=config.answer_weight if all(with_answer) else 0.0,
+        weight=config.answer_weight if any(with_answer) else 0.0,
     )
 
 

@@ -15,6 +15,7 @@ over faults is n / (n + faults). So no useless call raises any of its terms, and
 No term reads tier, fidelity, result or state of a call: none rises with a worse tier.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -53,11 +54,11 @@ def weights_of(preset: Preset, given: Mapping[str, float]) -> Mapping[str, float
 def weigh(terms: Mapping[str, float], weights: Mapping[str, float]) -> tuple[dict[str, float], float]:
     """(the weights in force, R_process): weights of the terms that have a meaning here, scaled to sum to 1; ({}, 0) where none has."""
     meant = {name: weight for name, weight in weights.items() if name in terms and weight > 0}
-    whole = sum(meant.values())
     if not meant:
         return {}, 0.0
-    scaled = {name: weight / whole for name, weight in meant.items()}
-    return scaled, min(1.0, sum(weight * terms[name] for name, weight in scaled.items()))
+    whole = math.fsum(meant.values())
+    r_process = math.fsum(weight * terms[name] for name, weight in meant.items()) / whole
+    return {name: weight / whole for name, weight in meant.items()}, min(1.0, r_process)
 
 
 def terms(episode: Episode, task: Task, preset: Preset, made: Sequence[Key], found: Match) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Trajectories become tasks: what the agent was asked, with which tools, and what a right episode looks like (method §5, References).
 
 One task per task id. Its messages are those before the assistant's first; of a dialogue that is the user's first word, and the reference
-ends where the user speaks again, for the policy never hears it. The reference comes from a trajectory that is labelled true, else from
-an unlabelled one (the metadata says so), never from a flawed one. Among several the way that most of them went wins (the same calls answered
+ends where the user speaks again, for the policy never hears it. The reference comes from a trajectory that is labelled true, else from an
+unlabelled one (the metadata says so), never from a flawed one. Among several the way that most of them went wins (the same calls answered
 without error, in order), then the fewest failed calls, then the first: a lucky short cut is no reference where it is rare. Its calls are
 those that were answered without error; its answer is the last thing that the assistant said in it.
 

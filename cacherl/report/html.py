@@ -3,6 +3,7 @@
 from importlib import resources
 
 import jinja2
+from markupsafe import Markup
 
 from cacherl.report.model import Report
 from cacherl.report.notes import METRICS, NAMES
@@ -17,8 +18,8 @@ def html(report: Report, *, next_steps: list[str]) -> str:
     return template.render(report=report, plots=plots(report), names=NAMES, metrics=METRICS, next_steps=next_steps)
 
 
-def _ci(value: object) -> str:
+def _ci(value: object) -> Markup | str:
     if value is None:
         return "–"
     mean, low, high = (getattr(value, field) for field in ("mean", "low", "high"))
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return Markup("<b>{:.3f}</b><br><small>{:.3f}–{:.3f}</small>").format(mean, low, high)

@@ -17,7 +17,8 @@ METRICS = {"success": "live success, sampled", "success_greedy": "live success, 
 
 def notes(report: Report, facts: RunFacts, live_away: str | None) -> list[str]:
     """Sentences for the top of the report."""
-    found = [_claim(pair.a, pair.b, pair.metric, pair.difference) for pair in report.paired]
+    headline = [pair for pair in report.paired if pair.metric.startswith("success")] or report.paired
+    found = [_claim(pair.a, pair.b, pair.metric, pair.difference) for pair in headline]
     if live_away:
         found.append(f"Success with live tools is null: {live_away}.")
     calls = report.live_calls
@@ -44,4 +45,5 @@ def _claim(a: str, b: str, metric: str, difference: Ci) -> str:
         verdict = "is below"
     else:
         verdict = "cannot be told from"
-    return f"{NAMES[a]} {verdict} {NAMES[b]} on {METRICS[metric]}: {size}, {difference.n} tasks."
+    name = NAMES[a]
+    return f"{name[0].upper()}{name[1:]} {verdict} {NAMES[b]} on {METRICS[metric]}: {size}, {difference.n} tasks."

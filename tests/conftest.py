@@ -8,9 +8,9 @@ run even when the run is killed. Each database is a fresh copy of a migrated tem
     module_database_dsns  (module)   the same, shared by the tests of a module
     new_database          (session)  a factory of more databases, dropped at the end of the run
     database              (function) an open `services.kit.postgres.Database` on `database_dsns.app`
-    broker_dsn            (function) a fresh database with pgmq, as the role `cacherl_jobs` (Celery: `pgmq://`, this as `conn_string`)
+    broker_dsn            (function) a fresh database with pgmq, as the role `cacherl_jobs` (Celery: `pgmq://`, `conn_string`)
     pepper                (session)  the pepper of the keys below
-    api_key               (function) `api_key(scopes=…, tenant="acme", expires_at=None) -> str`: a key in `database_dsns`; default: all scopes
+    api_key               (function) `api_key(scopes=…, tenant="acme", expires_at=None)`: a key in `database_dsns`; default: all
     settings              (function) `ServiceSettings` on `database_dsns`; `settings.model_dump() | {…}` feeds a subclass
     serve                 (function) `client = await serve(app, key=None)` runs the app on a real loopback port with its lifespan and gives an
                                      `httpx2.AsyncClient` for it; `key` becomes the Authorization header
@@ -32,6 +32,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -56,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # Postgres does not run as root: its account must be able to pass through.
         Path(folder).chmod(0o711)
         os.environ[FOLDER], os.environ[CONTROLLER] = folder, str(os.getpid())
+    # Unconfigured, structlog renders the local variables of every frame: seconds for each unexpected error.
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer()])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -52,7 +52,8 @@ def configure_logging(*, level: str, form: LogFormat) -> None:
         add_trace,
     ]
     last: list[structlog.types.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # The default would print the local variables of every frame, secrets among them.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if form is LogFormat.CONSOLE
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -1,0 +1,60 @@
+"""Vectors of calls for the best-effort tier: hashed character n-grams, deterministic, no model.
+
+The text of a call is its tool and `path: value` lines, so calls that share words under the same arguments lie near one another.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import orjson
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import HashingVectorizer
+
+DIMENSION = 384
+MAX_TEXT = 2_000
+
+
+class Embedder(Protocol):
+    """Makes unit vectors; the same text gives the same vector in every process."""
+
+    name: str
+
+    def embed(self, texts: list[str]) -> list[str]:
+        """vectors_N as pgvector literals `[x,…]` of 384 numbers."""
+        ...
+
+
+class HashingEmbedder:
+    """scikit-learn's HashingVectorizer over character 3- and 4-grams within words."""
+
+    name = "hashing-char-wb-3-4"
+
+    def __init__(self) -> None:
+        self._vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), n_features=DIMENSION)
+
+    def embed(self, texts: list[str]) -> list[str]:
+        """vectors_N as pgvector literals; a text without any n-gram lies along the first axis, since a zero vector has no cosine."""
+        if not texts:
+            return []
+        vectors_ND = csr_matrix(self._vectorizer.transform(texts)).toarray().astype(np.float32)
+        vectors_ND[~vectors_ND.any(axis=1), 0] = 1.0
+        rounded = np.round(vectors_ND, 4)
+        return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY).decode() for row in rounded]
+
+
+def call_text(tool: str, arguments: dict[str, Any]) -> str:
+    """What is embedded of a call, at most 2,000 characters."""
+    return "\n".join([tool, *(f"{path}: {value}" for path, value in leaves(arguments))])[:MAX_TEXT]
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(JSON pointer, scalar) of every leaf; an empty object or list is a leaf."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from leaves(inner, f"{path}/{str(name).replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list) and value:
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{path}/{index}")
+    else:
+        yield path, value

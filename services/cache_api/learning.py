@@ -1,0 +1,44 @@
+"""Which tools a view knows, and how: what was given, over what the recordings show (method §3.2)."""
+
+from collections.abc import Iterable, Mapping
+
+from cacherl.tool_spec import Annotations, ToolSpec
+from services.cache_api.event import Track, schema_hash
+from services.cache_api.view import ViewTool, given_fields, in_force, merged, only_given, unknown_tool_spec
+
+Given = dict[str, Annotations]
+
+
+def given_with(base: Mapping[str, Annotations], specs: Iterable[ToolSpec], overrides: Mapping[str, Annotations] | None = None) -> Given:
+    """What was given so far, with what specs say where nobody said anything yet, and overrides above all."""
+    given = dict(base)
+    for spec in specs:
+        if given_fields(spec.annotations):
+            given[spec.name] = merged(only_given(spec.annotations), given.get(spec.name, Annotations()))
+    for name, annotations in (overrides or {}).items():
+        given[name] = merged(given.get(name), annotations)
+    return given
+
+
+def view_tools(specs: Mapping[str, ToolSpec], given: Mapping[str, Annotations], tracks: Iterable[Track], since: int = 0) -> list[ViewTool]:
+    """The tools of a view: inferred from tracks, overridden by what was given."""
+    inferred = infer(specs, given, tracks)
+    out: list[ViewTool] = []
+    for name, spec in sorted(specs.items()):
+        annotations = in_force(inferred.get(name), given.get(name))
+        out.append(ViewTool(spec.model_copy(update={"annotations": annotations}), schema_hash(spec), since))
+    return out
+
+
+def infer(specs: Mapping[str, ToolSpec], given: Mapping[str, Annotations], tracks: Iterable[Track]) -> dict[str, Annotations]:
+    """What the recordings show of each tool."""
+    return {}
+
+
+def specs_for(names: Iterable[str], found: Mapping[tuple[str, str | None], ToolSpec]) -> dict[str, ToolSpec]:
+    """A spec for each name: the last that says something, else one that says nothing."""
+    specs: dict[str, ToolSpec] = {}
+    for name in names:
+        candidates = [(hashed is not None, spec) for (owner, hashed), spec in found.items() if owner == name]
+        specs[name] = max(candidates, key=lambda item: item[0])[1] if candidates else unknown_tool_spec(name)
+    return specs

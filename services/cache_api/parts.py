@@ -1,0 +1,45 @@
+"""What the routes work with: the parts of this service that live as long as its process."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from services.cache_api.embed import Embedder, HashingEmbedder
+from services.cache_api.record import Recorder
+from services.cache_api.redact import Redactor
+from services.cache_api.settings import CacheSettings
+from services.cache_api.tally import Tally
+from services.cache_api.views import Views
+from services.kit.auth import Caller, Scope, requires
+from services.kit.postgres import Database
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything a request may need."""
+
+    database: Database
+    settings: CacheSettings
+    embedder: Embedder
+    redactor: Redactor
+    views: Views
+    recorder: Recorder
+    tally: Tally
+
+    @classmethod
+    def of(cls, database: Database, settings: CacheSettings) -> "Parts":
+        """The parts on an open database."""
+        embedder, redactor, views = HashingEmbedder(), Redactor(settings.pepper.get_secret_value()), Views()
+        recorder = Recorder(database, views, embedder, redactor, settings)
+        return cls(database, settings, embedder, redactor, views, recorder, Tally(database))
+
+
+def parts_of(request: Request) -> Parts:
+    """The parts of the application that serves a request."""
+    return request.app.state.parts
+
+
+PartsOf = Annotated[Parts, Depends(parts_of)]
+Reader = Annotated[Caller, Depends(requires(Scope.CACHE_READ))]
+Writer = Annotated[Caller, Depends(requires(Scope.CACHE_WRITE))]

@@ -1,0 +1,281 @@
+-- name: create_cache
+insert into cache.caches (id, name, view, embedder, dimension, settings)
+values (%(id)s, %(name)s, %(view)s, %(embedder)s, %(dimension)s, %(settings)s::json)
+on conflict (tenant, name) do nothing
+returning id;
+
+-- name: find_cache
+-- By id or by name; an id wins.
+select id, name, revision, view, entries, embedder, dimension, settings, created_at
+from cache.caches where id = %(cache)s or name = %(cache)s
+order by (id = %(cache)s) desc limit 1;
+
+-- name: list_caches
+select id, name, revision, view, entries, embedder, dimension, settings, created_at
+from cache.caches where %(after)s::text is null or id > %(after)s order by id limit %(limit)s;
+
+-- name: lock_cache
+-- The short lock under which a batch gets its revision and a view takes over.
+select c.revision, c.view, v.version from cache.caches c join cache.views v on v.id = c.view where c.id = %(cache)s for update of c;
+
+-- name: move_cache
+update cache.caches set revision = %(revision)s, entries = entries + %(stored)s where id = %(cache)s;
+
+-- name: switch_view
+update cache.caches set view = %(view)s where id = %(cache)s;
+
+-- name: create_view
+insert into cache.views (id, cache_id, given) values (%(id)s, %(cache)s, %(given)s::json);
+
+-- name: view
+select id, cache_id, version, covers_from, covers_through, given, calibration from cache.views where id = %(view)s;
+
+-- name: view_version
+select cache_id, version, covers_through from cache.views where id = %(view)s;
+
+-- name: view_tools
+select name, spec, schema_hash, since from cache.view_tools where view = %(view)s order by name;
+
+-- name: add_view_tools
+insert into cache.view_tools (view, name, cache_id, spec, schema_hash, since)
+select %(view)s, q.name, %(cache)s, q.spec::json, q.schema_hash, %(since)s
+from unnest(%(names)s::text[], %(specs)s::text[], %(hashes)s::text[]) as q(name, spec, schema_hash);
+
+-- name: grow_view
+update cache.views set version = version + 1 where id = %(view)s;
+
+-- name: close_view
+update cache.views set covers_through = %(revision)s where id = %(view)s;
+
+-- name: calibrate_view
+update cache.views set calibration = %(calibration)s::json where id = %(view)s;
+
+-- name: keep_tools
+insert into cache.tools (cache_id, name, schema_hash, spec, revision)
+select %(cache)s, q.name, q.schema_hash, q.spec::json, %(revision)s
+from unnest(%(names)s::text[], %(hashes)s::text[], %(specs)s::text[]) as q(name, schema_hash, spec)
+on conflict (cache_id, name, schema_hash) do update set revision = excluded.revision;
+
+-- name: newest_tools
+-- The schema of each tool that was recorded last; one that says something before one that says nothing.
+select distinct on (name) name, spec from cache.tools where cache_id = %(cache)s
+order by name, (schema_hash = '') , revision desc, schema_hash;
+
+-- name: claim_batch
+select answer from cache.batches where cache_id = %(cache)s and id = %(batch)s;
+
+-- name: commit_batch
+insert into cache.batches (cache_id, id, revision, answer) values (%(cache)s, %(batch)s, %(revision)s, %(answer)s::json);
+
+-- name: insert_entries
+-- What is there already, by source and step, stays as it is.
+insert into cache.entries (id, cache_id, tool, arguments, result, is_error, scenario, source, step, task, history, schema_hash, content_hash,
+  recorded_at, revision)
+select q.id, %(cache)s, q.tool, q.arguments::json, q.result::json, q.is_error, q.scenario, q.source, q.step, q.task, q.history, q.schema_hash,
+  q.content_hash, q.recorded_at, %(revision)s
+from unnest(%(id)s::text[], %(tool)s::text[], %(arguments)s::text[], %(result)s::text[], %(is_error)s::boolean[], %(scenario)s::text[],
+  %(source)s::text[], %(step)s::integer[], %(task)s::text[], %(history)s::bytea[], %(schema_hash)s::text[], %(content_hash)s::bytea[],
+  %(recorded_at)s::timestamptz[])
+  as q(id, tool, arguments, result, is_error, scenario, source, step, task, history, schema_hash, content_hash, recorded_at)
+on conflict (cache_id, source, step) do nothing
+returning id;
+
+-- name: contradicted
+-- Of entries that were there already, those that said something else.
+select q.n - 1 as n from unnest(%(source)s::text[], %(step)s::integer[], %(content_hash)s::bytea[]) with ordinality as q(source, step, content_hash, n)
+join cache.entries e on e.cache_id = %(cache)s and e.source = q.source and e.step = q.step
+where e.content_hash <> q.content_hash;
+
+-- name: insert_links
+insert into cache.histories (cache_id, id, parent, tool, arguments, outcome, is_error, transient, mentions)
+select %(cache)s, q.id, q.parent, q.tool, q.arguments::json, q.outcome, q.is_error, q.transient, array(select json_array_elements_text(q.mentions::json))
+from unnest(%(id)s::bytea[], %(parent)s::bytea[], %(tool)s::text[], %(arguments)s::text[], %(outcome)s::text[], %(is_error)s::boolean[],
+  %(transient)s::boolean[], %(mentions)s::text[]) as q(id, parent, tool, arguments, outcome, is_error, transient, mentions)
+on conflict (cache_id, id) do nothing;
+
+-- name: insert_keys
+insert into cache.entry_keys (cache_id, view, entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error, transient,
+  schema_hash, recorded_at, revision, embedding)
+select %(cache)s, %(view)s, q.entry, q.tool, q.key, q.identity, q.scoped_state, q.scenario, q.source, q.task, q.result_digest, q.is_error,
+  q.transient, q.schema_hash, q.recorded_at, q.revision, q.embedding::halfvec
+from unnest(%(entry)s::text[], %(tool)s::text[], %(key)s::bytea[], %(identity)s::bytea[], %(scoped_state)s::bytea[], %(scenario)s::text[],
+  %(source)s::text[], %(task)s::text[], %(result_digest)s::bytea[], %(is_error)s::boolean[], %(transient)s::boolean[], %(schema_hash)s::text[],
+  %(recorded_at)s::timestamptz[], %(revision)s::bigint[], %(embedding)s::text[])
+  as q(entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error, transient, schema_hash, recorded_at, revision,
+    embedding)
+on conflict (cache_id, view, entry) do nothing;
+
+-- name: conflicting
+-- Of these new entries, those whose full key had another result before them.
+select count(*) as conflicting from cache.entry_keys n
+where n.cache_id = %(cache)s and n.view = %(view)s and n.entry = any(%(entries)s::text[]) and exists (
+  select from cache.entry_keys o
+  where o.cache_id = %(cache)s and o.view = %(view)s and o.key = n.key and o.scoped_state is not distinct from n.scoped_state
+    and o.scenario = n.scenario and o.result_digest <> n.result_digest and (o.revision, o.entry) < (n.revision, n.entry));
+
+-- name: exact_robust
+-- The full key, grouped by result; the excluded sources are left out before anything is counted. `fresh`: within the tool's ttl.
+select g.n - 1 as n, g.key, g.digest, g.is_error, g.fresh, g.schema_agrees, g.support, g.entry, e.source, e.step, e.recorded_at,
+  e.arguments::text as arguments, e.result::text as result
+from (
+  select q.n, k.key, k.result_digest as digest, k.is_error,
+    q.not_before is null or coalesce(k.recorded_at >= q.not_before, false) as fresh,
+    k.schema_hash is null or q.schema_hash is null or k.schema_hash = q.schema_hash as schema_agrees,
+    count(*) as support, (array_agg(k.entry order by k.revision, k.entry))[1] as entry
+  from unnest(%(key)s::bytea[], %(state)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[], %(schema_hash)s::text[], %(not_before)s::timestamptz[])
+    with ordinality as q(key, state, scenario, excluded, schema_hash, not_before, n)
+  join cache.entry_keys k
+    on k.cache_id = %(cache)s and k.view = %(view)s and k.key = q.key and k.scoped_state = q.state and k.scenario = q.scenario
+  where k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
+    and not q.excluded ? k.source
+  group by 1, 2, 3, 4, 5, 6
+) g join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
+
+-- name: exact_paper
+-- Tool and arguments alone.
+select g.n - 1 as n, g.key, g.digest, g.is_error, true as fresh, true as schema_agrees, g.support, g.entry, e.source, e.step, e.recorded_at,
+  e.arguments::text as arguments, e.result::text as result
+from (
+  select q.n, k.key, k.result_digest as digest, k.is_error, count(*) as support,
+    (array_agg(k.entry order by k.revision, k.entry))[1] as entry
+  from unnest(%(key)s::bytea[], %(excluded)s::jsonb[]) with ordinality as q(key, excluded, n)
+  join cache.entry_keys k on k.cache_id = %(cache)s and k.view = %(view)s and k.key = q.key
+  where k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
+    and not q.excluded ? k.source
+  group by 1, 2, 3, 4
+) g join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
+
+-- name: near_robust
+-- The nearest recordings of equal identity, scenario and scoped state, grouped by call and result.
+select q.n - 1 as n, c.*, e.source, e.step, e.recorded_at, e.arguments::text as arguments, e.result::text as result
+from unnest(%(identity)s::bytea[], %(state)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[], %(schema_hash)s::text[], %(not_before)s::timestamptz[],
+  %(embedding)s::text[]) with ordinality as q(identity, state, scenario, excluded, schema_hash, not_before, embedding, n)
+cross join lateral (
+  select k.key, k.result_digest as digest, k.is_error,
+    q.not_before is null or coalesce(k.recorded_at >= q.not_before, false) as fresh,
+    k.schema_hash is null or q.schema_hash is null or k.schema_hash = q.schema_hash as schema_agrees,
+    count(*) as support, (array_agg(k.entry order by k.revision, k.entry))[1] as entry,
+    min(k.embedding <=> q.embedding::halfvec) as distance
+  from cache.entry_keys k
+  where k.cache_id = %(cache)s and k.view = %(view)s and k.identity = q.identity and k.scoped_state = q.state and k.scenario = q.scenario
+    and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
+    and not q.excluded ? k.source
+  group by 1, 2, 3, 4, 5
+  order by distance, k.key, digest limit %(limit)s
+) c join cache.entries e on e.cache_id = %(cache)s and e.id = c.entry;
+
+-- name: near_paper
+-- The nearest recordings of the same tool, grouped by call and result.
+select q.n - 1 as n, c.*, true as fresh, true as schema_agrees, e.source, e.step, e.recorded_at, e.arguments::text as arguments,
+  e.result::text as result
+from unnest(%(tool)s::text[], %(excluded)s::jsonb[], %(embedding)s::text[]) with ordinality as q(tool, excluded, embedding, n)
+cross join lateral (
+  select k.key, k.result_digest as digest, k.is_error, count(*) as support,
+    (array_agg(k.entry order by k.revision, k.entry))[1] as entry, min(k.embedding <=> q.embedding::halfvec) as distance
+  from cache.entry_keys k
+  where k.cache_id = %(cache)s and k.view = %(view)s and k.tool = q.tool
+    and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
+    and not q.excluded ? k.source
+  group by 1, 2, 3
+  order by distance, k.key, digest limit %(limit)s
+) c join cache.entries e on e.cache_id = %(cache)s and e.id = c.entry;
+
+-- name: same_call_elsewhere
+-- For `explain`: the same call in other states and scenarios.
+select q.n - 1 as n, count(*) filter (where k.scenario = q.scenario) as other_state, count(*) filter (where k.scenario <> q.scenario) as other_scenario
+from unnest(%(key)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[]) with ordinality as q(key, scenario, excluded, n)
+join cache.entry_keys k on k.cache_id = %(cache)s and k.view = %(view)s and k.key = q.key
+where k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not q.excluded ? k.source
+group by q.n;
+
+-- name: list_entries
+select e.id, e.tool, e.arguments, e.result, e.is_error, e.scenario, e.source, e.step, e.task, e.schema_hash, e.recorded_at, e.revision
+from cache.entries e
+where e.cache_id = %(cache)s and e.removed_revision is null and (%(tool)s::text is null or e.tool = %(tool)s)
+  and (%(after)s::text is null or e.id > %(after)s)
+order by e.id limit %(limit)s;
+
+-- name: last_of_source
+-- Where a source stands: its last entry.
+select id, tool, arguments, result, is_error, scenario, step, history from cache.entries
+where cache_id = %(cache)s and source = %(source)s order by step desc limit 1;
+
+-- name: tool_counts
+select k.tool, count(*) as entries, count(distinct k.key) as keys, count(*) filter (where k.is_error) as errors
+from cache.entry_keys k where k.cache_id = %(cache)s and k.view = %(view)s and k.removed_revision is null group by k.tool;
+
+-- name: conflict_counts
+-- Full keys with more than one result.
+select tool, count(*) as conflicting from (
+  select k.tool from cache.entry_keys k
+  where k.cache_id = %(cache)s and k.view = %(view)s and k.removed_revision is null and not k.transient
+  group by k.tool, k.key, k.scoped_state, k.scenario having count(distinct k.result_digest) > 1) c
+group by tool;
+
+-- name: count_lookups
+insert into cache.lookup_counts (cache_id, tool, outcome, count)
+select %(cache)s, q.tool, q.outcome, q.count from unnest(%(tools)s::text[], %(outcomes)s::text[], %(counts)s::bigint[]) as q(tool, outcome, count)
+on conflict (cache_id, tool, outcome) do update set count = lookup_counts.count + excluded.count;
+
+-- name: count_misses
+insert into cache.misses (cache_id, key, tool, arguments, count)
+select %(cache)s, q.key, q.tool, q.arguments::json, q.count
+from unnest(%(keys)s::bytea[], %(tools)s::text[], %(arguments)s::text[], %(counts)s::bigint[]) as q(key, tool, arguments, count)
+on conflict (cache_id, key) do update set count = misses.count + excluded.count;
+
+-- name: lookup_counts
+select tool, outcome, count from cache.lookup_counts where cache_id = %(cache)s order by tool, outcome;
+
+-- name: most_missed
+select tool, arguments, count from cache.misses where cache_id = %(cache)s order by count desc, key limit %(limit)s;
+
+-- name: add_job
+insert into cache.jobs (id, cache_id, kind, request, view) values (%(id)s, %(cache)s, %(kind)s, %(request)s::json, %(view)s);
+
+-- name: claim_job
+select * from cache.claim_job(make_interval(secs => %(lease)s), %(attempts)s);
+
+-- name: find_job
+select j.id, j.cache_id, j.kind, j.state, j.done, j.total, j.view, j.result, j.error, v.covers_from, v.covers_through
+from cache.jobs j left join cache.views v on v.id = j.view where j.cache_id = %(cache)s and j.id = %(job)s;
+
+-- name: beat_job
+update cache.jobs set lease_until = now() + make_interval(secs => %(lease)s), done = %(done)s, total = coalesce(%(total)s, total)
+where id = %(job)s and state = 'running' and attempt = %(attempt)s;
+
+-- name: finish_job
+update cache.jobs set state = %(state)s, result = %(result)s::json, error = %(error)s, finished_at = now(), done = coalesce(total, done)
+where id = %(job)s and state = 'running' and attempt = %(attempt)s;
+
+-- name: drop_view
+delete from cache.views where id = %(view)s and cache_id = %(cache)s;
+
+-- name: drop_keys
+delete from cache.entry_keys where cache_id = %(cache)s and view = %(view)s;
+
+-- name: entries_in_order
+-- For building a view: entries as their sources made them, from a place on.
+select e.id, e.tool, e.arguments, e.result, e.is_error, e.scenario, e.source, e.step, e.task, e.history, e.schema_hash, e.recorded_at, e.revision
+from cache.entries e
+where e.cache_id = %(cache)s and (e.source, e.step) > (%(source)s, %(step)s) and e.revision > %(after)s and e.revision <= %(through)s
+order by e.source, e.step limit %(limit)s;
+
+-- name: links
+select id, parent, tool, arguments, outcome, is_error, transient, mentions from cache.histories where cache_id = %(cache)s and id = any(%(ids)s::bytea[]);
+
+-- name: chain
+-- A history from its start to a link.
+with recursive chain as (
+  select h.*, 0 as depth from cache.histories h where h.cache_id = %(cache)s and h.id = %(id)s
+  union all
+  select h.*, c.depth + 1 from cache.histories h join chain c on h.cache_id = %(cache)s and h.id = c.parent
+)
+select id, parent, tool, arguments, outcome, is_error, transient, mentions from chain order by depth desc;
+
+-- name: calibration_rows
+-- What a calibration replays: every entry as the view sees it, with its arguments.
+select k.tool, k.key, k.identity, k.scoped_state, k.scenario, k.source, k.task, k.result_digest, k.is_error, k.transient, k.schema_hash,
+  k.entry, e.arguments, e.history
+from cache.entry_keys k join cache.entries e on e.cache_id = k.cache_id and e.id = k.entry
+where k.cache_id = %(cache)s and k.view = %(view)s and k.tool = %(tool)s and k.revision <= %(revision)s and k.removed_revision is null
+order by k.entry;

@@ -1,0 +1,1 @@
+"""The HTTP face, thin: a route reads its input, asks the domain, and answers."""

@@ -1,0 +1,48 @@
+"""Lookups: the hot path. The body is validated once and the answer leaves as JSON without passing through models again."""
+
+from datetime import UTC, datetime
+
+import orjson
+from fastapi import APIRouter, Response
+
+from cacherl.api.cache import CacheSettings, LookupAnswer, LookupRequest
+from cacherl.errors import ConflictError
+from services.cache_api import store
+from services.cache_api.candidates import Candidates
+from services.cache_api.lookup import Lookup, Pins
+from services.cache_api.parts import Parts, PartsOf, Reader
+from services.kit.postgres import AsyncRows
+
+router = APIRouter(prefix="/v1/caches/{cache}/lookups", tags=["lookups"])
+
+
+@router.post("", response_model=LookupAnswer, summary="Answer calls from the recordings")
+async def look_up(cache: str, body: LookupRequest, caller: Reader, parts: PartsOf) -> Response:
+    """Pins that are null are chosen here and answered: the newest revision, the cache's view, now."""
+    async with parts.database.tenant(caller.tenant) as connection:
+        pins = await pinned(connection, cache, body, parts)
+        candidates = Candidates(connection, parts.embedder, cache=pins.cache, view=pins.view.id, revision=pins.revision)
+        lookup = Lookup(pins, candidates, parts.redactor, body)
+        items = await lookup.answer()
+    parts.tally.count(caller.tenant, pins.cache, lookup.asked)
+    answer = {"revision": pins.revision, "view": pins.view.id, "as_of": pins.as_of, "items": items}
+    return Response(orjson.dumps(answer, option=orjson.OPT_UTC_Z), media_type="application/json")
+
+
+async def pinned(connection: AsyncRows, cache: str, body: LookupRequest, parts: Parts) -> Pins:
+    """What a request is pinned to.
+
+    Errors: NotFoundError `no-such-cache`, `no-such-view`; ConflictError `view-of-another-cache`, `view-does-not-cover-revision`.
+    """
+    found = await store.find_cache(connection, cache)
+    view = await parts.views.get(connection, body.view or found["view"])
+    if view.cache != found["id"]:
+        raise ConflictError("This view belongs to another cache.", slug="view-of-another-cache")
+    if view.covers_through is None and view.id != found["view"]:
+        raise ConflictError("This view is still being built.", slug="view-does-not-cover-revision")
+    revision = body.revision
+    if revision is None:
+        revision = found["revision"] if view.covers_through is None else view.covers_through
+    view.refuse_outside(revision, found["revision"])
+    settings = CacheSettings.model_validate(found["settings"])
+    return Pins(found["id"], settings, revision, view, body.as_of or datetime.now(UTC), body.preset or settings.preset)

@@ -1,0 +1,94 @@
+"""How calls were answered, counted beside the hot path: in memory, written every second and before anybody reads the counts.
+
+Counts are for people: a process that dies takes at most a second of them along. A miss is counted with its arguments, so that a cache can
+say what to record next.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+
+import structlog
+from psycopg import Error as DatabaseError
+from psycopg_pool import PoolTimeout
+from pydantic_core import to_json
+
+from cacherl.tier import Tier
+from services.cache_api.ask import Ask
+from services.cache_api.store import queries
+from services.kit.postgres import Database
+
+EVERY_S = 1.0
+MAX_DISTINCT_MISSES = 10_000
+"""Between two writes; what goes beyond is counted by outcome alone."""
+Owner = tuple[str, str]
+log = structlog.get_logger(__name__)
+
+
+class Tally:
+    """Counts of this process that are not written yet."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._outcomes: Counter[tuple[Owner, str, str]] = Counter()
+        self._misses: Counter[tuple[Owner, bytes]] = Counter()
+        self._missed: dict[tuple[Owner, bytes], tuple[str, str]] = {}
+        self._writing = asyncio.Lock()
+
+    def count(self, tenant: str, cache: str, asks: Iterable[Ask]) -> None:
+        """Counts answered calls."""
+        owner = (tenant, cache)
+        for one in asks:
+            outcome = "malformed" if one.malformed is not None else one.tier.value
+            self._outcomes[owner, one.call.name.replace("\0", "\ufffd"), outcome] += 1
+            if one.malformed is None and one.tier is Tier.MISS:
+                self._miss(owner, one)
+
+    def _miss(self, owner: Owner, one: Ask) -> None:
+        slot = (owner, one.key)
+        if slot not in self._missed:
+            if len(self._missed) >= MAX_DISTINCT_MISSES:
+                return
+            self._missed[slot] = (one.call.name.replace("\0", "\ufffd"), to_json(one.arguments).decode())
+        self._misses[slot] += 1
+
+    async def flush(self) -> None:
+        """Writes what was counted; what cannot be written is kept for the next time."""
+        async with self._writing:
+            outcomes, misses, missed = self._outcomes, self._misses, self._missed
+            self._outcomes, self._misses, self._missed = Counter(), Counter(), {}
+            for owner in {owner for owner, _, _ in outcomes} | {owner for owner, _ in misses}:
+                try:
+                    await self._write(owner, outcomes, misses, missed)
+                except (DatabaseError, PoolTimeout) as error:
+                    log.warning("counts not written", action="tally", error=type(error).__name__)
+                    self._outcomes += Counter({slot: n for slot, n in outcomes.items() if slot[0] == owner})
+                    self._misses += Counter({slot: n for slot, n in misses.items() if slot[0] == owner})
+                    self._missed |= {slot: said for slot, said in missed.items() if slot[0] == owner}
+
+    async def _write(
+        self,
+        owner: Owner,
+        outcomes: Counter[tuple[Owner, str, str]],
+        misses: Counter[tuple[Owner, bytes]],
+        missed: dict[tuple[Owner, bytes], tuple[str, str]],
+    ) -> None:
+        tenant, cache = owner
+        # Sorted: two replicas that write the same rows take their locks in one order.
+        counted = sorted((tool, outcome, n) for (who, tool, outcome), n in outcomes.items() if who == owner)
+        lacking = sorted((key, *missed[who, key], n) for (who, key), n in misses.items() if who == owner)
+        async with self.database.tenant(tenant) as connection:
+            if counted:
+                tools, names, counts = (list(column) for column in zip(*counted, strict=True))
+                await connection.execute(queries.count_lookups, {"cache": cache, "tools": tools, "outcomes": names, "counts": counts})
+            if lacking:
+                keys, tools, arguments, counts = (list(column) for column in zip(*lacking, strict=True))
+                await connection.execute(
+                    queries.count_misses, {"cache": cache, "keys": keys, "tools": tools, "arguments": arguments, "counts": counts}
+                )
+
+    async def run(self) -> None:
+        """Writes every second, for ever."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.flush()

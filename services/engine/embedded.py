@@ -45,13 +45,9 @@ class GenerateBody(BaseModel):
     requests: list[GenerationRequest] = Field(min_length=1)
 
 
-class PolicyBody(BaseModel):
+class PolicyBody(PolicyVersion):
     """Weights to load: `path` is a directory below the weights root, `sha256` that of its model.safetensors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    version: int
     path: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9A-Fa-f]{64}$")
 

@@ -98,7 +98,6 @@ class EngineLoop:
             for policy, batch in list(self._batches.items()):
                 if batch.busy:
                     self._step(policy, batch)
-            self._report()
 
     def _obey(self) -> bool:
         """Runs the commands that wait; sleeps for one where there is nothing to step. False: the thread is to end."""
@@ -118,11 +117,13 @@ class EngineLoop:
         except Exception as error:
             log.exception("the batch of %s failed", policy)
             self._drop(policy)
+            self._report()
             failure = error if isinstance(error, CacheRLError) else CacheRLError(f"the step of {policy} failed: {type(error).__name__}")
             for ticket in batch.tickets():
                 if sink := self._sinks.pop(ticket, None):
                     sink.fail(failure)
             return
+        self._report()  # before the answers: who has them finds them counted
         by_ticket: dict[Ticket, list[Completion]] = {}
         for ticket, completion in finished:
             by_ticket.setdefault(ticket, []).append(completion)

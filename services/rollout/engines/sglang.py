@@ -29,7 +29,7 @@ class Worker:
 
     context: int | None
     input_limit: int | None
-    """Ids of a prefix at most; a few less than the context."""
+    """Ids of a prefix at most: a few less than the context, so the last few of it are never reached."""
     deterministic: bool
 
 
@@ -93,7 +93,7 @@ class SGLangEngine:
 
     async def _turn(self, policy: PolicyVersion, request: GenerationRequest, mark: str, facts: PolicyFacts, worker: Worker) -> Completion:
         """One turn, from request to completion."""
-        if worker.input_limit is not None and len(request.ids) > worker.input_limit:
+        if len(request.ids) > min(worker.input_limit or facts.context, facts.context - 1):
             return Completion(id=request.id, ids=[], logprobs=[], finish_reason=FinishReason.LENGTH, policy=policy)
         body = turn_body(request, mark, facts, worker)
         answer = await self._http.json("POST", "/generate", body)
@@ -170,11 +170,13 @@ def check_requests(requests: Sequence[GenerationRequest], vocabulary: int) -> No
 def turn_body(request: GenerationRequest, mark: str, facts: PolicyFacts, worker: Worker) -> dict[str, Any]:
     """The `/generate` body of one turn."""
     sampling = request.sampling
+    context = min(facts.context, worker.context or facts.context)
+    limit = min(sampling.max_tokens, context - len(request.ids))  # the worker refuses a request that could outgrow its context
     parameters: dict[str, Any] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "max_new_tokens": sampling.max_tokens,
-        "min_new_tokens": min(sampling.min_tokens, sampling.max_tokens),
+        "max_new_tokens": limit,
+        "min_new_tokens": min(sampling.min_tokens, limit),
         "stop_token_ids": list(facts.end_ids),
         "skip_special_tokens": False,
         "no_stop_trim": True,

@@ -31,7 +31,8 @@ _THOUGHT = re.compile(r"\s*(?:thoughts?|reasoning|analysis|plan|let me think|ste
 _TAGGED = re.compile(r"\s*<think>(.*?)</think>\s*", re.S)
 _REASONS = re.compile(
     r"\b(?:because|since|therefore|thus|hence|so (?:i|we|that|the|it)\b|in order to"
-    r"|(?:i|we) (?:now |first |then |still |also )*(?:need|must|should|have) |(?:first|next|now|then)[, ]+(?:i|we|let|get|find|look)|this means|which means|given that|according to|the next step|let's|thought:)",
+    r"|(?:i|we) (?:now |first |then |still |also )*(?:need|must|should|have) |(?:first|next|now|then)[, ]+(?:i|we|let|get|find|look)"
+    r"|this means|which means|given that|according to|the next step|let's|thought:)",
     re.I,
 )
 _SPEAKS = re.compile(

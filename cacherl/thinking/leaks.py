@@ -7,6 +7,7 @@ known and may be said. Single characters and function words are no evidence of a
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 import pydantic_core
 
@@ -16,14 +17,17 @@ from cacherl.trajectory import Message, Role, Trajectory
 
 __all__ = ["Leaks"]
 
+Forms = tuple[str, ...]
+
 _WORD = re.compile(r"[^\s,;!?\"'`()\[\]{}<>=|]+")
 _QUOTED = re.compile(r"\"([^\"\n]{2,80})\"|'([^'\n]{2,80})'|`([^`\n]{2,80})`|\*\*([^*\n]{2,80})\*\*")
 _NUMBER = re.compile(r"-?\d+(?:[.,:]\d+)*%?")
-_FUNCTION_WORDS = frozenset(
-    """a an the and or but not no yes of to in on at by for from with as is are was were be been it its this that these those there here
-    he she they we you i me my your our their his her them us if then so do does did done has have had will would can could may might must
-    should all any some one two none null true false ok okay get set new""".split()
+_EMPTY_WORD = re.compile(
+    r"an?|the|and|or|but|not|no|yes|of|to|in|on|at|by|for|from|with|as|is|are|was|were|be|been|its?|this|that|these|those|t?here|s?he|they|"
+    r"we|you|i|me|my|your|our|their|his|her|them|us|if|then|so|do|does|did|done|has|have|had|will|would|can|could|may|might|must|should|all|"
+    r"any|some|one|two|none|null|true|false|ok|okay|get|set|new|user|tool|call|result|answer|default|choice|message|system|words?|empty"
 )
+"""Function words, and the words of talk about tools itself."""
 
 
 class Leaks:
@@ -38,16 +42,10 @@ class Leaks:
     def first(self, trace: str, at: int) -> str | None:
         """A literal in the trace that the turn at index `at` could not know; None where there is none."""
         folded = trace.casefold()
-        for literal in self._later(at):
-            if any(stands_in(form, folded) for form in (literal, *number_forms(literal))):
-                known = self._known_at(at)
-                if not any(stands_in(form, known) for form in (literal, *number_forms(literal))):
-                    return literal
+        for literal, forms in chain.from_iterable(self._literals[at + 1 :]):
+            if _says(folded, forms) and not _says(self._known_at(at), forms):
+                return literal
         return None
-
-    def _later(self, at: int) -> Iterator[str]:
-        for literals in self._literals[at + 1 :]:
-            yield from literals
 
     def _known_at(self, at: int) -> str:
         """Everything that stands before or in the turn, casefolded."""
@@ -61,19 +59,23 @@ class Leaks:
             yield pydantic_core.to_json(spec.function.parameters).decode()
 
 
+def _says(folded: str, forms: Forms) -> bool:
+    return any(form in folded and stands_in(form, folded) for form in forms)
+
+
 def _whole(message: Message) -> str:
     """A message's text with the scalars of its calls and of a JSON result spelt out."""
     parts = [message.content or "", message.reasoning_content or ""]
     for call in message.tool_calls:
         parts.append(call.function.name)
-        parts += [str(value) for _, value in fields(call.function.arguments)]
+        parts += [as_literal(value) or str(value) for _, value in fields(call.function.arguments)]
     if message.role is Role.TOOL:
-        parts += [f"{path[-1] if path else ''} {value}" for path, value in fields(parsed(message.content or ""))]
+        parts += [f"{path[-1] if path else ''} {as_literal(value) or value}" for path, value in fields(parsed(message.content or ""))]
     return "\n".join(parts)
 
 
-def _of(message: Message) -> Iterator[str]:
-    """The literals of a message."""
+def _of(message: Message) -> Iterator[tuple[str, Forms]]:
+    """The literals of a message, with their casefolded writings."""
     found: list[str | None] = []
     for call in message.tool_calls:
         found += [as_literal(value) for _, value in fields(call.function.arguments)]
@@ -86,8 +88,8 @@ def _of(message: Message) -> Iterator[str]:
             if isinstance(scalar, str) and as_literal(scalar) is None:
                 found += _in_text(scalar)
     for literal in found:
-        if literal and len(literal) > 1 and literal.casefold() not in _FUNCTION_WORDS:
-            yield literal
+        if literal and len(literal) > 1 and not _EMPTY_WORD.fullmatch(literal.casefold()):
+            yield literal, tuple(form.casefold() for form in (literal, *number_forms(literal)))
 
 
 def _in_text(text: str) -> list[str]:

@@ -8,12 +8,15 @@ One short sentence in a small, regular language, so that a tiny model can learn 
     The answer is in the result of orders.order_status (status packed, depot Oslo).
 
 Where a value comes out of a list, the bracket names the field of the same record that the user, or an earlier value, asked for. Sources
-in this order: the user, the first earlier result that holds the value, the system message, the schema (default or choices), the user's
-words where at least half of the value's stand in what the user said, else "new": written or worked out by the caller. It looks at nothing but the history and the chosen turn, so it cannot leak.
+in this order: the user, the first earlier result or call that holds the value, the system message, the schema (default or choices), the
+user's words where at least half of the value's stand in what the user said, else "new": written or worked out by the caller. It looks at
+nothing but the history and the chosen turn, so it cannot leak.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from cacherl.literals import as_literal, fields, number_forms, parsed, stands_in
@@ -33,6 +36,8 @@ class _Seen:
     """One scalar of an earlier result."""
 
     tool: str
+    call: str | None
+    """Id of the call that it answers."""
     path: Path
     literal: str
     record: dict[str, Any] | None
@@ -76,13 +81,21 @@ def _clauses(question: Question, past: "_Past") -> list[str]:
 
 
 def _of_call(call: MessageToolCall, schema: dict[str, Any], past: "_Past") -> Iterator[str]:
-    for path, value in fields(call.function.arguments):
-        name = _name(path)
-        literal = as_literal(value)
-        if literal is None:
-            yield f"the {name} is {'new' if isinstance(value, str) else str(value).lower()}"
-            continue
-        yield f"the {name} {literal} is {past.origin(literal) or _in_schema(path, value, schema) or past.wording(literal)}"
+    """One clause per argument; the values of a list that have one origin share it."""
+    origins = ((_name(path), *_origin(path, value, schema, past)) for path, value in fields(call.function.arguments))
+    for (name, origin), group in groupby(origins, key=lambda found: (found[0], found[2])):
+        values = ", ".join(value for _, value, _ in group if value)
+        yield f"the {name} {values} is {origin}" if values else f"the {name} is {origin}"
+
+
+def _origin(path: Path, value: Any, schema: dict[str, Any], past: "_Past") -> tuple[str, str]:
+    """(the value as said, its origin). Prose, truth values and null are not repeated."""
+    literal = as_literal(value)
+    if literal is not None:
+        return literal, past.origin(literal) or _in_schema(path, value, schema) or past.wording(literal)
+    if isinstance(value, str):
+        return "", "new" if value.strip() else "empty"
+    return "", "null" if value is None else str(value).lower()
 
 
 def _name(path: Path) -> str:
@@ -107,8 +120,13 @@ class _Past:
     def __init__(self, history: Sequence[Message]) -> None:
         self.user = _said(history, Role.USER)
         self.system = _said(history, Role.SYSTEM)
-        self.seen = [seen for message in history if message.role is Role.TOOL and not message.is_error for seen in _scalars(message)]
-        self.asked = {v.casefold() for m in history for c in m.tool_calls for _, v in _literals(c.function.arguments)}
+        answers = [m for m in history if m.role is Role.TOOL and not m.is_error]
+        self.seen = [seen for m in answers for seen in _scalars(m.name or "the tool", m.tool_call_id, m.content or "")]
+        self.asked: dict[str, list[str | None]] = {}
+        """Literal → ids of the calls that held it."""
+        for call in (call for m in history for call in m.tool_calls):
+            for _, literal in _literals(call.function.arguments):
+                self.asked.setdefault(literal.casefold(), []).append(call.id)
 
     def origin(self, literal: str) -> str | None:
         """Where a value first stood."""
@@ -117,8 +135,10 @@ class _Past:
             return "from the user"
         wanted = literal.casefold()
         for seen in self.seen:
-            if seen.literal.casefold() == wanted:
+            if seen.literal.casefold() == wanted and seen.call not in self.asked.get(wanted, ()):
                 return f"from the result of {seen.tool}{self._chosen(seen)}"
+        if wanted in self.asked:
+            return "from an earlier call"
         for seen in self.seen:
             if len(seen.literal) > len(literal) and stands_in(literal, seen.literal.casefold()):
                 return f"from the result of {seen.tool} ({_name(seen.path)})"
@@ -152,10 +172,10 @@ def _literals(value: Any) -> Iterator[tuple[Path, str]]:
             yield path, literal
 
 
-def _scalars(message: Message) -> Iterator[_Seen]:
-    value = parsed(message.content or "")
-    for path, literal in _literals(value):
-        yield _Seen(message.name or "the tool", path or ("result",), literal, _record(value, path))
+@lru_cache(maxsize=4096)
+def _scalars(tool: str, call: str | None, content: str) -> tuple[_Seen, ...]:
+    value = parsed(content)
+    return tuple(_Seen(tool, call, path or ("result",), literal, _record(value, path)) for path, literal in _literals(value))
 
 
 def _record(value: Any, path: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ loaded. Text that somebody else wrote never becomes a control token (`cacherl.vo
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,7 +98,7 @@ class Renderer:
         `end_turn`: the turn was cut before its end-of-turn token, so that one is injected too.
         """
         ids = self.vocabulary.encode(self._injected_text(messages))
-        return [self._end_id, *ids] if end_turn else ids
+        return [self.end_id, *ids] if end_turn else ids
 
     def close_thinking(self) -> list[int]:
         """Ids of the empty thinking block that is injected after a generation prompt when the policy shall not think."""
@@ -131,6 +132,10 @@ class Renderer:
         text = self.vocabulary.lossless(body)
         parsed = self.format.parse(text, thinking_injected=thinking_injected)
         spans = self.vocabulary.token_spans(body, text, [(call.start, call.end) for call in parsed.calls])
+        # Calls that share all their tokens (a token may spell several markers) cannot be told apart: the first stands for them.
+        kept = [number for number, (start, end) in enumerate(spans) if start < end]
+        if len(kept) < len(spans):
+            parsed, spans = replace(parsed, calls=[parsed.calls[number] for number in kept]), [spans[number] for number in kept]
         return Sampled(parsed, spans)
 
     def cut(self, text: str, limit: int) -> str:
@@ -226,7 +231,8 @@ class Renderer:
         return max(found, key=text.rindex)
 
     @cached_property
-    def _end_id(self) -> int:
+    def end_id(self) -> int:
+        """The end-of-turn token that the template writes."""
         return self.vocabulary.control[self._end_text]
 
     def _probe(self) -> None:

@@ -14,6 +14,8 @@ class ParsedCall:
     end: int
     call: ToolCall | None
     error: str | None = None
+    closed: bool = True
+    """False where the block has no end or no beginning."""
 
 
 @dataclass(frozen=True, slots=True)

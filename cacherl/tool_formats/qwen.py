@@ -54,7 +54,7 @@ def _blocks(text: str, start: int) -> Iterator[ParsedCall]:
         opened, closed = text.find(OPEN, at), text.find(CLOSE, at)
         if closed >= 0 and (opened < 0 or closed < opened):
             at = closed + len(CLOSE)
-            yield ParsedCall(closed, at, None, f"{CLOSE} without {OPEN} before it")
+            yield ParsedCall(closed, at, None, f"{CLOSE} without {OPEN} before it", closed=False)
             continue
         if opened < 0:
             return
@@ -63,7 +63,7 @@ def _blocks(text: str, start: int) -> Iterator[ParsedCall]:
         limit = again if again >= 0 else len(text)
         if closed < 0 or closed > limit:
             at = limit
-            yield ParsedCall(opened, limit, None, f"the block was not closed with {CLOSE}")
+            yield ParsedCall(opened, limit, None, f"the block was not closed with {CLOSE}", closed=False)
             continue
         at = closed + len(CLOSE)
         call, error = _read(text[inside:closed])

@@ -77,8 +77,11 @@ class OpenAITeacher:
 
     async def think(self, questions: Sequence[Question]) -> list[Thought]:
         """One thought per question, in order. Raises `JudgeError` when the endpoint is away or refuses."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._one(question)) for question in questions]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._one(question)) for question in questions]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
     async def _one(self, question: Question) -> Thought:

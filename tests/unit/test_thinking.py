@@ -373,9 +373,8 @@ async def test_a_teacher_behind_an_openai_endpoint(endpoint):
 
 async def test_an_endpoint_that_refuses_or_talks_nonsense_is_away(endpoint):
     url, _, answers = endpoint
-    question = Question(TurnKind.FINAL, SHOP.messages[:7], SHOP.messages[7], [])
     async with OpenAITeacher(TeacherSettings(url=url, model="m")) as teacher:
         for answer in ((401, {"error": "key"}), (200, {"choices": []})):
             answers.append(answer)
             with pytest.raises(JudgeError):
-                await augmented(trajectory(*question.history, question.chosen), teacher)
+                await augmented(trajectory(user("Hello"), says("Hello.")), teacher)

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 
 from cacherl.episode import Episode
 from cacherl.errors import InputError
-from cacherl.reward import matching
 from cacherl.reward.answers import THINK_TAG
 from cacherl.reward.matching import Key, Match
 from cacherl.tier import CallOutcome, Preset
@@ -61,9 +60,12 @@ def weigh(terms: Mapping[str, float], weights: Mapping[str, float]) -> tuple[dic
     return {name: weight / whole for name, weight in meant.items()}, min(1.0, r_process)
 
 
-def terms(episode: Episode, task: Task, preset: Preset, made: Sequence[Key], found: Match) -> dict[str, float]:
-    """Every process term that has a meaning for this task, each in [0, 1]. `made` and `found` are those of `matching`."""
-    return _paper_terms(episode, task) if preset == "paper" else _robust_terms(episode, task, made, found)
+def terms(episode: Episode, task: Task, preset: Preset, made: Sequence[Key], wanted: Sequence[Key], found: Match) -> dict[str, float]:
+    """Every process term that has a meaning for this task, each in [0, 1].
+
+    `made` and `wanted` are the keys of the calls made and of the reference's, `found` their match.
+    """
+    return _paper_terms(episode, task) if preset == "paper" else _robust_terms(episode, task, made, wanted, found)
 
 
 def _paper_terms(episode: Episode, task: Task) -> dict[str, float]:
@@ -78,12 +80,12 @@ def _paper_terms(episode: Episode, task: Task) -> dict[str, float]:
     }
 
 
-def _robust_terms(episode: Episode, task: Task, made: Sequence[Key], found: Match) -> dict[str, float]:
+def _robust_terms(episode: Episode, task: Task, made: Sequence[Key], wanted: Sequence[Key], found: Match) -> dict[str, float]:
     needed = max(1, found.wanted)
     own = turns(episode, task)
     values = {
         "valid_calls": needed / (needed + invalid_calls(episode, {tool.name: tool for tool in task.tools})),
-        "economy": needed / (needed + wasted_calls(made, task)),
+        "economy": needed / (needed + wasted_calls(made, wanted)),
         "answer_present": float(_answered(episode)),
         "thinking": float(bool(own) and _thought(own[0]) and not any(THINK_TAG.search(turn.content or "") for turn in own)),
     }
@@ -114,15 +116,14 @@ def invalid_calls(episode: Episode, specs: Mapping[str, ToolSpec]) -> int:
     return count
 
 
-def wasted_calls(made: Sequence[Key], task: Task) -> int:
+def wasted_calls(made: Sequence[Key], wanted: Sequence[Key]) -> int:
     """The larger of two counts: repeats beyond the reference's own (or beyond one), and calls beyond the reference's number.
 
     Never falls when a call is added.
     """
-    reference = task.reference.calls if task.reference is not None else []
-    allowed = Counter(matching.keys(reference, task.tools))
+    allowed = Counter(wanted)
     repeats = sum(max(0, count - max(1, allowed[key])) for key, count in Counter(made).items() if key is not None)
-    return max(repeats, len(made) - len(reference)) if reference else repeats
+    return max(repeats, len(made) - len(wanted)) if wanted else repeats
 
 
 def _share(part: int, whole: int) -> float:

@@ -93,8 +93,9 @@ def score(episode: Episode, task: Task, verdict: JudgeVotes | None, config: Rewa
         return Score(episode_id=episode.id, episode_hash=episode.hash, status=ScoreStatus.UNSCORABLE, reasons=[why])
     reference = task.reference.calls if task.reference is not None else []
     made = matching.keys(matching.reached(episode), task.tools)
-    found = matching.match(made, matching.keys(reference, task.tools))
-    values = terms(episode, task, config.preset, made, found)
+    wanted = matching.keys(reference, task.tools)
+    found = matching.match(made, wanted)
+    values = terms(episode, task, config.preset, made, wanted, found)
     weights, r_process = weigh(values, weights_of(config.preset, config.process_weights))
     worst = worst_tier(episode.calls)
     rho, doubtful, guilt = 1.0, None, Blame(1.0, "")

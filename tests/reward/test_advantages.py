@@ -130,8 +130,8 @@ def test_an_exact_hit_beside_the_reference_call_changes_nothing():
 def witness(estimator: Estimator, *, shared: bool, size: int = 16, p: float = 0.5, c: float = 0.9, q: float = 0.8) -> float:
     """The expected policy gradient, exactly, by enumerating every group.
 
-    A policy calls a stochastic tool with probability p: reward 1 with probability q, else 0; otherwise it has a sure reward c. The gradient of
-    the logit is the mean over the group of advantage × (action − p); the true one is p(1 − p)(q − c). `shared`: the group sees one draw.
+    A policy calls a stochastic tool with probability p: reward 1 with probability q, else 0; otherwise it has a sure reward c. The gradient
+    of the logit is the mean over the group of advantage × (action − p); the true one is p(1 − p)(q − c). `shared`: the group sees one draw.
     """
     return math.fsum(
         probability * sum(a * (action - p) for a, action in zip(_values(rewards, estimator), actions, strict=True)) / size

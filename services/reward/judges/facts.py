@@ -1,0 +1,22 @@
+"""The deterministic judge: the share of the reference's facts in the answer (`cacherl.reward.facts`). It abstains where there are none."""
+
+from collections.abc import Sequence
+
+from cacherl.reward import facts_rating
+from cacherl.score import JudgeVotes
+from services.reward.judge import Question
+from services.reward.settings import FACTS
+
+
+class FactsJudge:
+    """Asking it twice gives the same, so it always casts one vote."""
+
+    name = FACTS
+
+    async def rate(self, questions: Sequence[Question], votes: int, tenant: str) -> list[JudgeVotes]:
+        """One vote each, none without facts."""
+        ratings = [facts_rating(question.answer, question.facts) for question in questions]
+        return [JudgeVotes(name=self.name, votes=[] if rating is None else [rating]) for rating in ratings]
+
+    async def close(self) -> None:
+        """It holds nothing."""

@@ -62,9 +62,12 @@ class _Gatherer(Generic[Ask, Answer]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-        def left(_: object) -> None:
-            gone = [ticket.future.cancelled() for ticket in batch if ticket.future.done()]
-            if len(gone) == len(batch) and any(gone):
+        waiting, gone = len(batch), False
+
+        def left(future: asyncio.Future[Answer]) -> None:
+            nonlocal waiting, gone
+            waiting, gone = waiting - 1, gone or future.cancelled()
+            if waiting == 0 and gone:
                 task.cancel()
 
         for ticket in batch:

@@ -1,0 +1,75 @@
+"""The job kind `init`: a tokenizer trained on the demonstrations, and a randomly initialised policy of the Qwen3 architecture.
+
+The texts that the tokenizer is trained on are the renderings that the policy will be trained on. They are made by the renderer itself on
+a byte-level tokenizer without merges, so there is one way to write a conversation and no second one for the tokenizer.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from cacherl.api.trainer import InitSpec, ModelSpec, TokenizerSpec
+from cacherl.errors import DataError
+from cacherl.rendering import Renderer
+from cacherl.tool_formats import template
+from cacherl.tool_spec import ToolSpec
+from cacherl.trajectory import Message, Trajectory
+from services.trainer import tokenizer as training
+from services.trainer.demonstrations import renderer_of
+
+FORMAT = "qwen"
+ROPE_THETA = 10_000.0
+
+
+def build(trajectories: Callable[[], Iterable[Trajectory]], spec: InitSpec) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+    """Tokenizer and model. The same demonstrations and spec give the same bytes."""
+    tokenizer = build_tokenizer(trajectories(), spec.tokenizer)
+    return build_model(spec.model, tokenizer, spec.seed), tokenizer
+
+
+def build_tokenizer(trajectories: Iterable[Trajectory], spec: TokenizerSpec) -> PreTrainedTokenizerFast:
+    """Trains the tokenizer on renderings of the demonstrations, read once."""
+    text = text_of(renderer_of(training.train([], TokenizerSpec(vocab_size=300), template(FORMAT))))
+    pieces = training.boilerplate(text) if spec.boilerplate else ()
+    return training.train(_texts(trajectories, text), spec, template(FORMAT), pieces)
+
+
+def text_of(renderer: Renderer) -> training.Render:
+    """Renders conversations to text."""
+
+    def render(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
+        return renderer.decode(renderer.conversation(messages, tools).ids_T)
+
+    return render
+
+
+def _texts(trajectories: Iterable[Trajectory], render: training.Render) -> Iterator[str]:
+    for trajectory in trajectories:
+        try:
+            yield render(trajectory.messages, trajectory.tools)
+        except DataError:
+            continue  # without an assistant's message: SFT leaves it out and counts it
+
+
+def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
+    """A model from random initialisation, its embedding tied to its head."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=spec.hidden,
+        intermediate_size=spec.feed_forward,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        max_position_embeddings=spec.context,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+    )
+    model = Qwen3ForCausalLM(config).float()
+    assert model.generation_config is not None
+    for owner in (model.config, model.generation_config):
+        owner.eos_token_id = tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))
+        owner.pad_token_id = tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token))  # pyright: ignore[reportAttributeAccessIssue]
+    return model

@@ -46,10 +46,8 @@ def stated(fact: Fact, answer_tokens: Sequence[str]) -> bool:
 def _contains(haystack: Sequence[str], needle: tuple[str, ...]) -> bool:
     if not needle:
         return False
-    size = len(needle)
-    return any(
-        haystack[start] == needle[0] and tuple(haystack[start : start + size]) == needle for start in range(len(haystack) - size + 1)
-    )
+    first, size = needle[0], len(needle)
+    return any(found == first and tuple(haystack[at : at + size]) == needle for at, found in enumerate(haystack))
 
 
 def facts_rating(answer: str, facts: Sequence[Fact] | None) -> int | None:

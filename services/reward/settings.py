@@ -42,8 +42,11 @@ class RewardSettings(ServiceSettings):
     max_episodes: int = Field(default=4096, ge=1)
     """Episodes of one request."""
 
-    max_calls: int = Field(default=1024, ge=1)
+    max_calls: int = Field(default=256, ge=1)
     """Calls of one episode, and reference calls of one task: aligning them costs their product."""
+
+    max_facts: int = Field(default=256, ge=1)
+    """Values and aliases of the facts of one task."""
 
     rollout_timeout_s: float = Field(default=30.0, gt=0)
     """How long the rollout service may take to send episodes."""

@@ -174,8 +174,10 @@ async def test_numbers_are_finite_everywhere(reward: Start):
         assert (await client.post("/v1/scores", content=bad, headers=JSON)).status_code == 422
 
 
-async def test_too_many_calls_are_refused(reward: Start):
-    client = await reward(max_calls=2, max_episodes=2)
+async def test_what_would_cost_too_much_is_refused(reward: Start):
+    client = await reward(max_calls=2, max_episodes=2, max_facts=3)
+    many = task(facts=["a", "b", "c", "d"])
+    problem(await client.post("/v1/scores", json=body(episode(of=many), tasks=(many,))), 422, "invalid-input")
     problem(await client.post("/v1/scores", json=body(episode(call(), call(), call(), of=OF))), 422, "invalid-input")
     problem(await client.post("/v1/scores", json=body(*[episode(of=OF)] * 3)), 422, "invalid-input")
 

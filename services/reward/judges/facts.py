@@ -1,5 +1,6 @@
 """The deterministic judge: the share of the reference's facts in the answer (`cacherl.reward.facts`). It abstains where there are none."""
 
+import asyncio
 from collections.abc import Sequence
 
 from cacherl.reward import facts_rating
@@ -15,7 +16,7 @@ class FactsJudge:
 
     async def rate(self, questions: Sequence[Question], votes: int, tenant: str) -> list[JudgeVotes]:
         """One vote each, none without facts."""
-        ratings = [facts_rating(question.answer, question.facts) for question in questions]
+        ratings = await asyncio.to_thread(lambda: [facts_rating(question.answer, question.facts) for question in questions])
         return [JudgeVotes(name=self.name, votes=[] if rating is None else [rating]) for rating in ratings]
 
     async def close(self) -> None:

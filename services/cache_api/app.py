@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from cacherl import __version__
 from services.cache_api.parts import Parts
-from services.cache_api.routes import caches, entries, lookups
+from services.cache_api.routes import caches, entries, lookups, tools, views
 from services.cache_api.settings import CacheSettings
 from services.kit.application import create_app
 
@@ -19,17 +19,17 @@ def create(settings: CacheSettings) -> FastAPI:
         name="cache_api",
         version=__version__,
         settings=settings,
-        routers=[caches.router, entries.router, lookups.router],
+        routers=[caches.router, entries.router, lookups.router, tools.router, views.router],
         lifespan=lifespan,
     )
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Counting runs beside the requests; what is counted is written at the end."""
+    """Counting and long work run beside the requests; what is counted is written at the end, what is unfinished goes on elsewhere."""
     parts = Parts.of(app.state.database, app.state.settings)
     app.state.parts = parts
-    running = [asyncio.create_task(parts.tally.run())]
+    running = [asyncio.create_task(parts.tally.run()), asyncio.create_task(parts.worker.run())]
     try:
         yield
     finally:
@@ -37,3 +37,4 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await parts.tally.flush()
+        await parts.live.close()

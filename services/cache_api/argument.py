@@ -126,9 +126,7 @@ def _names(word: str) -> bool:
 
 
 def _directed(words: list[str]) -> set[tuple[str, str]]:
-    return {
-        (word.casefold(), following.casefold()) for word, following in pairwise(words) if word.casefold() in DIRECTIONS
-    }
+    return {(word.casefold(), following.casefold()) for word, following in pairwise(words) if word.casefold() in DIRECTIONS}
 
 
 @lru_cache(maxsize=65536)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -19,6 +20,10 @@ class Embedder(Protocol):
     """Makes unit vectors; the same text gives the same vector in every process."""
 
     name: str
+
+    def vectors(self, texts: list[str]) -> NDArray[np.float32]:
+        """vectors_ND of length 1, 384 wide."""
+        ...
 
     def embed(self, texts: list[str]) -> list[str]:
         """vectors_N as pgvector literals `[x,…]` of 384 numbers."""
@@ -33,14 +38,18 @@ class HashingEmbedder:
     def __init__(self) -> None:
         self._vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), n_features=DIMENSION)
 
-    def embed(self, texts: list[str]) -> list[str]:
-        """vectors_N as pgvector literals; a text without any n-gram lies along the first axis, since a zero vector has no cosine."""
+    def vectors(self, texts: list[str]) -> NDArray[np.float32]:
+        """vectors_ND of length 1; a text without any n-gram lies along the first axis, since a zero vector has no cosine."""
         if not texts:
-            return []
+            return np.zeros((0, DIMENSION), dtype=np.float32)
         vectors_ND = csr_matrix(self._vectorizer.transform(texts)).toarray().astype(np.float32)
         vectors_ND[~vectors_ND.any(axis=1), 0] = 1.0
-        rounded = np.round(vectors_ND, 4)
-        return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY).decode() for row in rounded]
+        return vectors_ND
+
+    def embed(self, texts: list[str]) -> list[str]:
+        """vectors_N as pgvector literals."""
+        rounded_ND = np.round(self.vectors(texts), 4)
+        return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY).decode() for row in rounded_ND]
 
 
 def call_text(tool: str, arguments: dict[str, Any]) -> str:

@@ -1,9 +1,13 @@
-"""Which tools a view knows, and how: what was given, over what the recordings show (method §3.2)."""
+"""Which tools a view knows, and how: what was given, over what can be inferred (method §3.2).
+
+The seam for evidence from recordings: `view_tools` is where a view's annotations are decided, once.
+"""
 
 from collections.abc import Iterable, Mapping
 
+from cacherl.annotate import inferred_from_spec
 from cacherl.tool_spec import Annotations, ToolSpec
-from services.cache_api.event import Track, schema_hash
+from services.cache_api.event import schema_hash
 from services.cache_api.view import ViewTool, given_fields, in_force, merged, only_given, unknown_tool_spec
 
 Given = dict[str, Annotations]
@@ -20,19 +24,13 @@ def given_with(base: Mapping[str, Annotations], specs: Iterable[ToolSpec], overr
     return given
 
 
-def view_tools(specs: Mapping[str, ToolSpec], given: Mapping[str, Annotations], tracks: Iterable[Track], since: int = 0) -> list[ViewTool]:
-    """The tools of a view: inferred from tracks, overridden by what was given."""
-    inferred = infer(specs, given, tracks)
+def view_tools(specs: Mapping[str, ToolSpec], given: Mapping[str, Annotations], since: int = 0) -> list[ViewTool]:
+    """The tools of a view: what was given, completed by what can be inferred."""
     out: list[ViewTool] = []
     for name, spec in sorted(specs.items()):
-        annotations = in_force(inferred.get(name), given.get(name))
-        out.append(ViewTool(spec.model_copy(update={"annotations": annotations}), schema_hash(spec), since))
+        known = spec.model_copy(update={"annotations": in_force(spec.annotations, given.get(name))})
+        out.append(ViewTool(known.model_copy(update={"annotations": inferred_from_spec(known)}), schema_hash(spec), since))
     return out
-
-
-def infer(specs: Mapping[str, ToolSpec], given: Mapping[str, Annotations], tracks: Iterable[Track]) -> dict[str, Annotations]:
-    """What the recordings show of each tool."""
-    return {}
 
 
 def specs_for(names: Iterable[str], found: Mapping[tuple[str, str | None], ToolSpec]) -> dict[str, ToolSpec]:

@@ -6,6 +6,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from services.cache_api.embed import Embedder, HashingEmbedder
+from services.cache_api.jobs import Worker
+from services.cache_api.live_servers import LiveServers
 from services.cache_api.record import Recorder
 from services.cache_api.redact import Redactor
 from services.cache_api.settings import CacheSettings
@@ -26,13 +28,17 @@ class Parts:
     views: Views
     recorder: Recorder
     tally: Tally
+    worker: Worker
+    live: LiveServers
 
     @classmethod
     def of(cls, database: Database, settings: CacheSettings) -> "Parts":
         """The parts on an open database."""
         embedder, redactor, views = HashingEmbedder(), Redactor(settings.pepper.get_secret_value()), Views()
         recorder = Recorder(database, views, embedder, redactor, settings)
-        return cls(database, settings, embedder, redactor, views, recorder, Tally(database))
+        worker = Worker(database, embedder, settings.job_poll_s)
+        live = LiveServers(settings.live_servers, settings.live_timeout_s)
+        return cls(database, settings, embedder, redactor, views, recorder, Tally(database), worker, live)
 
 
 def parts_of(request: Request) -> Parts:

@@ -195,11 +195,6 @@ where e.cache_id = %(cache)s and e.removed_revision is null and (%(tool)s::text 
   and (%(after)s::text is null or e.id > %(after)s)
 order by e.id limit %(limit)s;
 
--- name: last_of_source
--- Where a source stands: its last entry.
-select id, tool, arguments, result, is_error, scenario, step, history from cache.entries
-where cache_id = %(cache)s and source = %(source)s order by step desc limit 1;
-
 -- name: tool_counts
 select k.tool, count(*) as entries, count(distinct k.key) as keys, count(*) filter (where k.is_error) as errors
 from cache.entry_keys k where k.cache_id = %(cache)s and k.view = %(view)s and k.removed_revision is null group by k.tool;
@@ -237,15 +232,15 @@ select * from cache.claim_job(make_interval(secs => %(lease)s), %(attempts)s);
 
 -- name: find_job
 select j.id, j.cache_id, j.kind, j.state, j.done, j.total, j.view, j.result, j.error, v.covers_from, v.covers_through
-from cache.jobs j left join cache.views v on v.id = j.view where j.cache_id = %(cache)s and j.id = %(job)s;
+from cache.jobs j left join cache.views v on v.id = j.view where j.cache_id = %(cache)s and j.id = %(job)s and j.kind = %(kind)s;
 
 -- name: beat_job
-update cache.jobs set lease_until = now() + make_interval(secs => %(lease)s), done = %(done)s, total = coalesce(%(total)s, total)
-where id = %(job)s and state = 'running' and attempt = %(attempt)s;
+update cache.jobs set lease_until = now() + make_interval(secs => %(lease)s), done = %(done)s, total = %(total)s
+where id = %(job)s and state = 'running' and attempt = %(attempt)s returning id;
 
 -- name: finish_job
 update cache.jobs set state = %(state)s, result = %(result)s::json, error = %(error)s, finished_at = now(), done = coalesce(total, done)
-where id = %(job)s and state = 'running' and attempt = %(attempt)s;
+where id = %(job)s and state = 'running' and attempt = %(attempt)s returning id;
 
 -- name: drop_view
 delete from cache.views where id = %(view)s and cache_id = %(cache)s;
@@ -260,22 +255,39 @@ from cache.entries e
 where e.cache_id = %(cache)s and (e.source, e.step) > (%(source)s, %(step)s) and e.revision > %(after)s and e.revision <= %(through)s
 order by e.source, e.step limit %(limit)s;
 
--- name: links
-select id, parent, tool, arguments, outcome, is_error, transient, mentions from cache.histories where cache_id = %(cache)s and id = any(%(ids)s::bytea[]);
-
--- name: chain
--- A history from its start to a link.
+-- name: chains
+-- Histories from their starts to these links.
 with recursive chain as (
-  select h.*, 0 as depth from cache.histories h where h.cache_id = %(cache)s and h.id = %(id)s
-  union all
-  select h.*, c.depth + 1 from cache.histories h join chain c on h.cache_id = %(cache)s and h.id = c.parent
+  select h.id, h.parent from cache.histories h where h.cache_id = %(cache)s and h.id = any(%(ids)s::bytea[])
+  union
+  select h.id, h.parent from cache.histories h join chain c on h.id = c.parent where h.cache_id = %(cache)s
 )
-select id, parent, tool, arguments, outcome, is_error, transient, mentions from chain order by depth desc;
+select h.id, h.parent, h.tool, h.arguments, h.outcome, h.is_error, h.transient, h.mentions
+from chain c join cache.histories h on h.cache_id = %(cache)s and h.id = c.id;
+
+-- name: keyed_tools
+select distinct k.tool from cache.entry_keys k where k.cache_id = %(cache)s and k.view = %(view)s order by k.tool;
+
+-- name: scenario_tasks
+-- How many tasks each scenario belongs to; a recording without a task is a task of its own.
+select k.scenario, count(distinct coalesce(k.task, k.source)) as tasks from cache.entry_keys k
+where k.cache_id = %(cache)s and k.view = %(view)s and k.revision <= %(revision)s and k.removed_revision is null group by k.scenario;
 
 -- name: calibration_rows
--- What a calibration replays: every entry as the view sees it, with its arguments.
-select k.tool, k.key, k.identity, k.scoped_state, k.scenario, k.source, k.task, k.result_digest, k.is_error, k.transient, k.schema_hash,
-  k.entry, e.arguments, e.history
+-- What a calibration replays: every entry of a tool as the view sees it, with its arguments.
+select k.key, k.identity, k.scoped_state, k.scenario, k.source, coalesce(k.task, k.source) as task, k.result_digest, k.transient, e.arguments, e.history
 from cache.entry_keys k join cache.entries e on e.cache_id = k.cache_id and e.id = k.entry
 where k.cache_id = %(cache)s and k.view = %(view)s and k.tool = %(tool)s and k.revision <= %(revision)s and k.removed_revision is null
 order by k.entry;
+
+-- name: count_entries
+select count(*) as entries from cache.entries where cache_id = %(cache)s and revision > %(after)s and revision <= %(through)s;
+
+-- name: sources_of_episode
+-- What was recorded of an episode, whichever attempt: its calls in order.
+select source, tool, arguments, result, is_error, step from cache.entries
+where cache_id = %(cache)s and source = any(%(sources)s::text[]) order by source, step;
+
+-- name: entries_at
+select q.n - 1 as n, e.id, e.recorded_at from unnest(%(source)s::text[], %(step)s::integer[]) with ordinality as q(source, step, n)
+join cache.entries e on e.cache_id = %(cache)s and e.source = q.source and e.step = q.step;

@@ -36,8 +36,6 @@ from services.kit.postgres import AsyncRows, Database
 KEPT_PROBLEMS = 100
 LINES_AT_ONCE = 200
 BYTES_AT_ONCE = 1 << 20
-SAMPLE = 20_000
-"""Calls from which the annotations of tools that are new are inferred."""
 ATTEMPTS = 8
 COUNTER_DIGITS = 7
 log = structlog.get_logger(__name__)
@@ -137,7 +135,7 @@ class Recorder:
         new = {name for name in intake.names | {name for name, _ in intake.reader.found} if name not in view.tools}
         specs = specs_for(new, intake.reader.found)
         given = given_with(view.given, specs.values())
-        added = view_tools(specs, given, _sample(intake.tracks)) if new else []
+        added = view_tools(specs, given)
         all_specs: Specs = {name: tool.spec for name, tool in view.tools.items()} | {tool.spec.name: tool.spec for tool in added}
         rows: list[Keyed] = []
         ids = entry_ids()
@@ -222,17 +220,6 @@ def _refused_lines(intake: Intake) -> InputError:
     faults = [fault for problem in intake.problems for fault in problem.errors or [FieldError(detail=problem.detail, line=problem.line)]]
     errors = [fault.model_dump(exclude_none=True) for fault in faults]
     return InputError(f"{intake.refused} of {intake.read} lines are refused; nothing was stored.", errors=errors, slug="refused-lines")
-
-
-def _sample(spool: Spool) -> Iterator[Track]:
-    """Tracks from the start of a spool, up to a number of calls."""
-    calls = 0
-    for line in spool.read():
-        track = Track.load(line)
-        yield track
-        calls += len(track.events)
-        if calls >= SAMPLE:
-            return
 
 
 def entry_ids() -> Iterator[str]:

@@ -1,6 +1,6 @@
 """A cache service on a real port, and recordings of a small town hall: weather, notes and a bank account."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx2
@@ -18,6 +18,7 @@ def tool(name: str, properties: dict[str, Any] | None = None, required: list[str
     return {"type": "function", "function": {"name": name, "parameters": parameters}, "annotations": annotations}
 
 
+Serve = Callable[..., Awaitable[httpx2.AsyncClient]]
 TEXT = {"type": "string"}
 TOOLS = [
     tool("get_weather", {"city": TEXT}, ["city"], mutating=False, scope="none"),
@@ -97,12 +98,14 @@ def cache_settings(settings: ServiceSettings) -> CacheSettings:
 
 
 @pytest.fixture
-async def http(cache_settings: CacheSettings, serve: Callable[..., Awaitable[httpx2.AsyncClient]], api_key: Callable[..., str]) -> httpx2.AsyncClient:
+async def http(
+    cache_settings: CacheSettings, serve: Callable[..., Awaitable[httpx2.AsyncClient]], api_key: Callable[..., str]
+) -> httpx2.AsyncClient:
     return await serve(create(cache_settings), api_key(scopes=(Scope.CACHE_READ, Scope.CACHE_WRITE)))
 
 
 @pytest.fixture
-async def cache(http: httpx2.AsyncClient) -> AsyncIterator[Cache]:
+async def cache(http: httpx2.AsyncClient) -> Cache:
     answer = await http.post("/v1/caches", json={"name": "town", "tools": TOOLS})
     assert answer.status_code == 201, answer.text
-    yield Cache(http, "town")
+    return Cache(http, "town")

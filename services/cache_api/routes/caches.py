@@ -56,7 +56,7 @@ async def make_cache(connection: AsyncRows, body: CacheCreate, parts: Parts) -> 
         raise ConflictError("There is a cache of this name already.", slug="cache-exists")
     specs = {spec.name: spec for spec in body.tools}
     given = given_with({}, specs.values())
-    await store.create_view(connection, view, cache, given, view_tools(specs, given, ()))
+    await store.create_view(connection, view, cache, given, view_tools(specs, given))
     await store.keep_tools(connection, cache, {(spec.name, schema_hash(spec)): spec for spec in specs.values()}, 0)
     return store.cache_model(await store.find_cache(connection, cache))
 

@@ -1,16 +1,19 @@
 """Lookups: the hot path. The body is validated once and the answer leaves as JSON without passing through models again."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Response
 
 from cacherl.api.cache import CacheSettings, LookupAnswer, LookupRequest
-from cacherl.errors import ConflictError
+from cacherl.errors import ConflictError, ForbiddenError
 from services.cache_api import store
 from services.cache_api.candidates import Candidates
+from services.cache_api.live import LiveLookup
 from services.cache_api.lookup import Lookup, Pins
 from services.cache_api.parts import Parts, PartsOf, Reader
+from services.kit.auth import Caller, Scope
 from services.kit.postgres import AsyncRows
 
 router = APIRouter(prefix="/v1/caches/{cache}/lookups", tags=["lookups"])
@@ -19,14 +22,27 @@ router = APIRouter(prefix="/v1/caches/{cache}/lookups", tags=["lookups"])
 @router.post("", response_model=LookupAnswer, summary="Answer calls from the recordings")
 async def look_up(cache: str, body: LookupRequest, caller: Reader, parts: PartsOf) -> Response:
     """Pins that are null are chosen here and answered: the newest revision, the cache's view, now."""
-    async with parts.database.tenant(caller.tenant) as connection:
-        pins = await pinned(connection, cache, body, parts)
-        candidates = Candidates(connection, parts.embedder, cache=pins.cache, view=pins.view.id, revision=pins.revision)
-        lookup = Lookup(pins, candidates, parts.redactor, body)
-        items = await lookup.answer()
+    if body.mode == "record":
+        pins, lookup, items = await record(cache, body, caller, parts)
+    else:
+        async with parts.database.tenant(caller.tenant) as connection:
+            pins = await pinned(connection, cache, body, parts)
+            candidates = Candidates(connection, parts.embedder, cache=pins.cache, view=pins.view.id, revision=pins.revision)
+            lookup = Lookup(pins, candidates, parts.redactor, body)
+            items = await lookup.answer()
     parts.tally.count(caller.tenant, pins.cache, lookup.asked)
     answer = {"revision": pins.revision, "view": pins.view.id, "as_of": pins.as_of, "items": items}
     return Response(orjson.dumps(answer, option=orjson.OPT_UTC_Z), media_type="application/json")
+
+
+async def record(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> tuple[Pins, LiveLookup, list[dict[str, Any]]]:
+    """Mode `record` writes, so it needs the scope to write. No transaction is open while the live server works."""
+    if Scope.CACHE_WRITE not in caller.scopes:
+        raise ForbiddenError("Mode `record` needs a key with the scope `cache:write`.")
+    async with parts.database.tenant(caller.tenant) as connection:
+        pins = await pinned(connection, cache, body, parts)
+    lookup = LiveLookup(parts, caller.tenant, pins, body)
+    return pins, lookup, await lookup.answer()
 
 
 async def pinned(connection: AsyncRows, cache: str, body: LookupRequest, parts: Parts) -> Pins:

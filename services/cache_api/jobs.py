@@ -1,0 +1,241 @@
+"""The service's long work: building a view, calibrating. Postgres is the truth; a claimed job is held by a lease that its worker renews.
+
+One job of a cache runs at a time, oldest first, in any replica. A worker that dies leaves its job to the next one when the lease ends; a
+worker that lost its lease notices at its next beat and stops, and nothing it did is visible, since only the last transaction switches the
+view.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from psycopg import Error as DatabaseError
+from psycopg_pool import PoolTimeout
+from pydantic_core import to_json
+
+from cacherl.api.cache import CacheSettings, Calibration, CalibrationCreate, View, ViewCreate
+from cacherl.api.common import Progress
+from cacherl.errors import CacheRLError, ConflictError, NotFoundError
+from cacherl.jobs import JobState
+from services.cache_api import store
+from services.cache_api import view as views
+from services.cache_api.build import Builder
+from services.cache_api.calibrate import Recorded, Replayer, ToolReplay, calibrated, curve, noise_pairs
+from services.cache_api.embed import Embedder
+from services.cache_api.store import Row, queries
+from services.kit.identifiers import new_id
+from services.kit.postgres import AsyncRows, Database
+
+LEASE_S = 60.0
+BEAT_S = 15.0
+MAX_ATTEMPTS = 3
+MAX_CATCHING_UP = 5
+log = structlog.get_logger(__name__)
+
+
+class LostError(Exception):
+    """The job has another owner by now."""
+
+
+async def add_view(connection: AsyncRows, cache: str, request: ViewCreate) -> View:
+    """Queues the building of a view."""
+    view = new_id("viw")
+    await connection.execute(
+        queries.add_job, {"id": view, "cache": cache, "kind": "view", "request": request.model_dump_json(exclude_unset=True), "view": view}
+    )
+    return await view_model(connection, cache, view)
+
+
+async def add_calibration(connection: AsyncRows, cache: str, request: CalibrationCreate) -> Calibration:
+    """Queues a calibration."""
+    name = new_id("cal")
+    await connection.execute(
+        queries.add_job,
+        {"id": name, "cache": cache, "kind": "calibration", "request": request.model_dump_json(), "view": new_id("viw")},
+    )
+    return await calibration_model(connection, cache, name)
+
+
+async def view_model(connection: AsyncRows, cache: str, view: str) -> View:
+    """A view, built or not. Errors: NotFoundError `no-such-view`."""
+    job = await store.row(connection, queries.find_job, {"cache": cache, "job": view, "kind": "view"})
+    made = await store.row(connection, queries.view, {"view": view})
+    if job is None and (made is None or made["cache_id"] != cache):
+        raise NotFoundError("There is no such view.", slug="no-such-view")
+    found = await store.find_cache(connection, cache)
+    covers = (0, 0) if made is None else (made["covers_from"], made["covers_through"])
+    return View(
+        id=view,
+        cache=cache,
+        state=JobState(job["state"]) if job else JobState.SUCCEEDED,
+        covers_from=covers[0],
+        covers_through=covers[1] if covers[1] is not None else (found["revision"] if found["view"] == view else 0),
+        progress=_progress(job),
+    )
+
+
+async def calibration_model(connection: AsyncRows, cache: str, name: str) -> Calibration:
+    """A calibration with its evidence. Errors: NotFoundError `no-such-calibration`."""
+    job = await store.row(connection, queries.find_job, {"cache": cache, "job": name, "kind": "calibration"})
+    if job is None:
+        raise NotFoundError("There is no such calibration.", slug="no-such-calibration")
+    result = job["result"] or {}
+    view = job["view"] if job["state"] == "succeeded" else None
+    return Calibration(id=name, cache=cache, state=JobState(job["state"]), view=view, progress=_progress(job), **result)
+
+
+def _progress(job: Row | None) -> Progress:
+    return Progress(done=job["done"], total=job["total"], unit="entries") if job else Progress()
+
+
+class Worker:
+    """Claims jobs and does them, one after the other."""
+
+    def __init__(self, database: Database, embedder: Embedder, poll_s: float) -> None:
+        self.database = database
+        self.embedder = embedder
+        self.poll_s = poll_s
+        self._bell = asyncio.Event()
+
+    def ring(self) -> None:
+        """Says that there is work."""
+        self._bell.set()
+
+    async def run(self) -> None:
+        """Works for ever; a database that is away is waited for."""
+        while True:
+            self._bell.clear()
+            try:
+                while await self.once():
+                    continue
+            except (DatabaseError, PoolTimeout) as error:
+                log.warning("no job can be claimed", action="job", error=type(error).__name__)
+            try:
+                await asyncio.wait_for(self._bell.wait(), self.poll_s)
+            except TimeoutError:
+                continue
+
+    async def once(self) -> bool:
+        """Does the oldest job; False where there is none."""
+        async with self.database.system() as connection:
+            claimed = await store.row(connection, queries.claim_job, {"lease": LEASE_S, "attempts": MAX_ATTEMPTS})
+        if claimed is None:
+            return False
+        job = Job(self.database, self.embedder, claimed)
+        try:
+            await job.work()
+        except LostError:
+            log.warning("job lost", action="job", job=claimed["id"])
+        except CacheRLError as error:
+            await job.finish("failed", error=error.detail)
+        except (DatabaseError, PoolTimeout):
+            raise
+        except Exception:
+            # Whatever it is must not end the worker: the job fails, the log has the reason.
+            log.exception("job failed", action="job", job=claimed["id"], kind=claimed["kind"])
+            await job.finish("failed", error="an unexpected error; the log has it under this job's id")
+        return True
+
+
+class Job:
+    """One claimed job."""
+
+    def __init__(self, database: Database, embedder: Embedder, claimed: Row) -> None:
+        self.database, self.embedder, self.claimed = database, embedder, claimed
+        self.id, self.tenant, self.cache = claimed["id"], claimed["tenant"], claimed["cache_id"]
+        self.builder = Builder(database, embedder, self.tenant, self.cache)
+        self._beaten = 0.0
+
+    async def work(self) -> None:
+        """Does it."""
+        async with self.database.tenant(self.tenant) as connection:
+            row = await store.row(connection, queries.find_job, {"cache": self.cache, "job": self.id, "kind": self.claimed["kind"]})
+        assert row is not None
+        if self.claimed["kind"] == "view":
+            overrides = ViewCreate.model_validate(self.claimed["request"]).annotations
+            view = await self.builder.edited(row["view"], overrides)
+            await self._publish(view, {})
+        else:
+            view = await self.builder.learned(row["view"])
+            await self._calibrate(view)
+
+    async def beat(self, done: float, total: float | None) -> None:
+        """Renews the lease and tells how far it is; LostError where the job has another owner."""
+        async with self.database.tenant(self.tenant) as connection:
+            row = {"job": self.id, "attempt": self.claimed["attempt"], "lease": LEASE_S, "done": done, "total": total}
+            if await store.row(connection, queries.beat_job, row) is None:
+                raise LostError
+
+    async def finish(self, state: str, *, result: dict[str, Any] | None = None, error: str | None = None) -> None:
+        """Ends the job."""
+        async with self.database.tenant(self.tenant) as connection:
+            await self._finish(connection, state, result, error)
+
+    async def _finish(self, connection: AsyncRows, state: str, result: dict[str, Any] | None, error: str | None) -> None:
+        row = {"job": self.id, "attempt": self.claimed["attempt"], "state": state, "error": error}
+        if await store.row(connection, queries.finish_job, row | {"result": to_json(result).decode() if result else None}) is None:
+            raise LostError
+
+    async def _publish(self, view: views.View, result: dict[str, Any], reached: int = 0) -> None:
+        """Catches up and switches, together with the end of the job: all of it or nothing."""
+        for _ in range(MAX_CATCHING_UP):
+            reached = await self.builder.keys(view, self.beat, reached)
+            try:
+                async with self.database.tenant(self.tenant) as connection:
+                    await self.builder.switch(connection, view, reached)
+                    await self._finish(connection, "succeeded", result or None, None)
+                return
+            except ConflictError:
+                continue
+        raise ConflictError("The cache grows faster than its new view.", slug="view-behind")
+
+    async def _calibrate(self, view: views.View) -> None:
+        revision = await self.builder.keys(view, self.beat)
+        request = CalibrationCreate.model_validate(self.claimed["request"])
+        async with self.database.tenant(self.tenant) as connection:
+            settings = CacheSettings.model_validate((await store.find_cache(connection, self.cache))["settings"])
+        replays, noise = await self._replays(view, revision)
+        found = await asyncio.to_thread(calibrated, replays, target_false=request.target_false, floor=settings.fidelity_floor)
+        evidence = [item.model_dump(mode="json") for item in found]
+        async with self.database.tenant(self.tenant) as connection:
+            await connection.execute(queries.calibrate_view, {"view": view.id, "calibration": to_json(evidence).decode()})
+        points = [point.model_dump(mode="json") for point in curve(replays)]
+        await self._publish(view, {"revision": revision, "tools": evidence, "noise_floor": noise, "curve": points}, revision)
+
+    async def _replays(self, view: views.View, revision: int) -> tuple[list[ToolReplay], float | None]:
+        pins = {"cache": self.cache, "view": view.id, "revision": revision}
+        async with self.database.tenant(self.tenant) as connection:
+            tools = [row["tool"] for row in await store.rows(connection, queries.keyed_tools, pins)]
+            tasks_of = {row["scenario"]: row["tasks"] for row in await store.rows(connection, queries.scenario_tasks, pins)}
+        replays: list[ToolReplay] = []
+        differing = compared = 0
+        for tool in tools:
+            async with self.database.tenant(self.tenant) as connection:
+                rows = recorded(await store.rows(connection, queries.calibration_rows, pins | {"tool": tool}))
+            known = view.tools.get(tool)
+            replayer = Replayer(tool, rows, known.spec if known else None, tasks_of, self.embedder)
+            replays.append(await asyncio.to_thread(replayer.replay))
+            more = noise_pairs(rows)
+            differing, compared = differing + more[0], compared + more[1]
+            await self.beat(len(replays), len(tools))
+        return replays, differing / compared if compared else None
+
+
+def recorded(rows: Sequence[Row]) -> list[Recorded]:
+    """Rows as calibration reads them."""
+    return [
+        Recorded(
+            key=row["key"],
+            identity=row["identity"],
+            scoped_state=row["scoped_state"],
+            scenario=row["scenario"],
+            source=row["source"],
+            task=row["task"],
+            digest=row["result_digest"],
+            transient=row["transient"],
+            arguments=row["arguments"],
+            history=row["history"],
+        )
+        for row in rows
+    ]

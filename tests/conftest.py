@@ -12,8 +12,8 @@ run even when the run is killed. Each database is a fresh copy of a migrated tem
     pepper                (session)  the pepper of the keys below
     api_key               (function) `api_key(scopes=…, tenant="acme", expires_at=None)`: a key in `database_dsns`; default: all
     settings              (function) `ServiceSettings` on `database_dsns`; `settings.model_dump() | {…}` feeds a subclass
-    serve                 (function) `client = await serve(app, key=None)` runs the app on a real loopback port with its lifespan and gives an
-                                     `httpx2.AsyncClient` for it; `key` becomes the Authorization header
+    serve                 (function) `client = await serve(app, key=None)` runs the app with its lifespan on a real loopback port and
+                                     gives an `httpx2.AsyncClient` for it; `key` becomes the Authorization header
 """
 
 import asyncio

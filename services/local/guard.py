@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -33,18 +32,18 @@ def marked(marker: str) -> list[psutil.Process]:
 
 def end_marked(marker: str, *, patience_s: float = PATIENCE_S) -> list[int]:
     """Ends every process that carries the marker; the pids that had to be killed."""
-    for process in marked(marker):
+    asked = marked(marker)
+    for process in asked:
         _send(process, signal.SIGTERM)
-    end = time.monotonic() + patience_s
-    while marked(marker) and time.monotonic() < end:
-        time.sleep(0.05)
-    killed: list[int] = []
-    while remaining := marked(marker):
+    psutil.wait_procs(asked, timeout=patience_s)
+    killed: set[int] = set()
+    # Again and again: a process may start another while it is being ended.
+    while asked and (remaining := marked(marker)):
         for process in remaining:
-            killed.append(process.pid)
+            killed.add(process.pid)
             _send(process, signal.SIGKILL)
         psutil.wait_procs(remaining, timeout=1)
-    return sorted(set(killed))
+    return sorted(killed)
 
 
 def _send(process: psutil.Process, sent: signal.Signals) -> None:

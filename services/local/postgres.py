@@ -73,6 +73,7 @@ class PostgresServer:
 
     def __init__(self, home: Path, *, settings: Mapping[str, str] | None = None) -> None:
         self.account: Account = find_account()
+        home.mkdir(parents=True, exist_ok=True)
         self.folder = place_for(home.resolve(), self.account) / "postgres"
         self.data = self.folder / "data"
         self.log = self.folder / "postgres.log"
@@ -152,6 +153,7 @@ class PostgresServer:
             *(self._bin("initdb"), "-D", self.data, "-U", SUPERUSER, "-E", "UTF8", "--no-instructions"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C.UTF-8"),
             *("--auth-local=trust", "--auth-host=scram-sha-256"),
+            *(["--no-sync"] if self._settings.get("fsync") == "off" else []),
         ]
         process = self._spawn(command, self.log)
         if process.wait(START_DEADLINE_S) != 0:

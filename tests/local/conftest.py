@@ -1,4 +1,4 @@
-"""A home that Postgres' account can enter, and a look at what still runs."""
+"""A home for the tests of a module, one after the other, and a look at what still runs on it."""
 
 import shutil
 import tempfile
@@ -9,12 +9,13 @@ import psutil
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="crl-home-")).resolve()
     # pytest's own folders are closed to other accounts; this one lets Postgres' pass through.
     folder.chmod(0o711)
     yield folder
+    assert running_in(folder) == []
     shutil.rmtree(folder)
 
 

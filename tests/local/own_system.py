@@ -9,14 +9,14 @@ from services.local.process import ProcessSpec
 from services.local.system import LocalSystem
 
 
-def tiny(port: int) -> ProcessSpec:
+def tiny(port: int, **environment: str) -> ProcessSpec:
     command = (sys.executable, "-m", "tests.local.tiny_app")
-    return ProcessSpec("tiny", command, {"TINY_PORT": str(port)}, url=f"http://127.0.0.1:{port}/readyz")
+    return ProcessSpec("tiny", command, {"TINY_PORT": str(port), **environment}, url=f"http://127.0.0.1:{port}/readyz")
 
 
 if __name__ == "__main__":
     port = free_ports(1)[0]
-    with LocalSystem.start(Path(sys.argv[1]), workers=0, engines=0, services=(), extra=[tiny(port)]):
+    with LocalSystem.start(Path(sys.argv[1]), workers=0, engines=0, services=(), extra=[tiny(port, TINY_GRANDCHILD="1")]):
         sys.stdout.write(f"{port}\n")
         sys.stdout.flush()
         time.sleep(3600)

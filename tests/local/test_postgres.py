@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from cacherl.errors import ServiceError
+from services.kit.postgres import Database
 from services.local.account import Account, can_enter, place_for
 from services.local.postgres import PostgresServer, processes_in
 from tests.local.conftest import running_in
@@ -30,7 +31,7 @@ def server(home: Path) -> Iterator[PostgresServer]:
     server = PostgresServer(home)
     server.start()
     yield server
-    server.remove()
+    server.stop()
 
 
 def rows(server: PostgresServer) -> int:
@@ -38,6 +39,13 @@ def rows(server: PostgresServer) -> int:
         found = connection.execute("select count(*) from kept").fetchone()
     assert found is not None
     return found[0]
+
+
+def kill_postmaster(server: PostgresServer) -> None:
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    while server.pid is not None:
+        time.sleep(0.01)
 
 
 def gone(home: Path, within_s: float = 20.0) -> bool:
@@ -51,9 +59,9 @@ def gone(home: Path, within_s: float = 20.0) -> bool:
 
 def test_it_writes_through_listens_on_loopback_and_asks_for_passwords(server: PostgresServer) -> None:
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        shown = [connection.execute(f"show {name}").fetchone() for name in ("fsync", "synchronous_commit", "listen_addresses")]  # noqa: S608
+        shown = [connection.execute(f"show {name}").fetchone() for name in ("fsync", "synchronous_commit", "listen_addresses")]
         assert shown == [("on",), ("on",), ("127.0.0.1",)]
-        connection.execute("create role other login password 'right'")
+        connection.execute("drop role if exists other; create role other login password 'right'")
     assert psycopg.connect(server.dsn(user="other", password="right")).close() is None
     for dsn in (server.dsn(user="other", password="wrong"), f"host=127.0.0.1 port={server.port} user=postgres dbname=postgres"):
         with pytest.raises(psycopg.OperationalError, match=r"password|authentication"):
@@ -62,13 +70,10 @@ def test_it_writes_through_listens_on_loopback_and_asks_for_passwords(server: Po
 
 def test_what_was_acknowledged_survives_a_killed_postmaster(server: PostgresServer) -> None:
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        connection.execute("create table kept (n int)")
+        connection.execute("drop table if exists kept; create table kept (n int)")
         for number in range(20):
             connection.execute("insert into kept values (%s)", (number,))
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGKILL)
-    while server.pid is not None:
-        time.sleep(0.01)
+    kill_postmaster(server)
     server.start()
     assert rows(server) == 20
     server.stop()
@@ -76,9 +81,21 @@ def test_what_was_acknowledged_survives_a_killed_postmaster(server: PostgresServ
     assert rows(server) == 20
 
 
+async def test_a_pool_goes_on_after_a_killed_postmaster_came_back(server: PostgresServer) -> None:
+    database = await Database.open(server.dsn(), max_size=2)
+    for _ in range(2):
+        async with database.system() as connection:
+            await connection.execute("select 1")
+        kill_postmaster(server)
+        server.start()
+    async with database.system() as connection:
+        assert await (await connection.execute("select 1 as n")).fetchone() == {"n": 1}
+    await database.close()
+
+
 def test_a_left_over_server_is_stopped_by_pid_and_data_directory(server: PostgresServer, home: Path) -> None:
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        connection.execute("create table kept as select 1 as n")
+        connection.execute("drop table if exists kept; create table kept as select 1 as n")
     former = server.pid
     second = PostgresServer(home)
     second.start()
@@ -112,19 +129,17 @@ def test_it_goes_with_a_killed_parent(home: Path) -> None:
     server = PostgresServer(home)
     server.start()
     assert processes_in(server.data)
-    server.remove()
+    server.stop()
 
 
 def test_a_start_that_fails_quotes_the_log(home: Path) -> None:
     server = PostgresServer(home, settings={"shared_buffers": "lots"})
     with pytest.raises(ServiceError, match="shared_buffers"):
         server.start()
-    server.remove()
 
 
 def test_a_deep_home_gets_a_short_socket(home: Path) -> None:
     server = PostgresServer(home / ("d" * 90))
-    server.folder.mkdir(parents=True)
     server.start()
     assert len(str(server.sockets)) < 80
     assert psycopg.connect(server.dsn()).close() is None

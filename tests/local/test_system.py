@@ -34,7 +34,7 @@ def start(home: Path, *extra: ProcessSpec) -> LocalSystem:
 def await_gone(home: Path, within_s: float = 30.0) -> list[int]:
     end = time.monotonic() + within_s
     while (left := running_in(home)) and time.monotonic() < end:
-        time.sleep(0.1)
+        time.sleep(0.3)
     return left
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from cacherl.pointer import parts, values_at
 from cacherl.tool_spec import ToolSpec
 
 __all__ = ["identifiers", "looks_like_identifier", "mentioned"]
@@ -39,7 +40,8 @@ def identifiers(arguments: dict[str, Any], spec: ToolSpec | None = None) -> froz
     """The identifiers that a call's arguments hold as whole values."""
     found: set[str] = set()
     for pointer in spec.annotations.identifier if spec else ():
-        for value in _at(arguments, _parts(pointer)):
+        path = parts(pointer, "arguments") or parts("/arguments" + pointer, "arguments") or []
+        for value in values_at(arguments, path):
             found.update(_normal(leaf) for leaf in _leaves(value) if leaf is not None and leaf != "" and not isinstance(leaf, bool))
     found.update(_normal(leaf) for leaf in _leaves(arguments) if looks_like_identifier(leaf))
     return frozenset(found)
@@ -84,23 +86,6 @@ def _in_text(text: str) -> frozenset[str]:
 
 def _normal(value: Any) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().casefold()
-
-
-def _parts(pointer: str) -> list[str]:
-    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.lstrip("/").split("/")]
-    return parts[1:] if parts[0] == "arguments" else parts
-
-
-def _at(value: Any, parts: list[str]) -> Iterator[Any]:
-    """The values at a pointer; lists on the way are walked through, with or without a `*` or an index in the pointer."""
-    if isinstance(value, list):
-        rest = parts[1:] if parts and (parts[0] == "*" or parts[0].isdigit()) else parts
-        for item in value:
-            yield from _at(item, rest)
-    elif not parts:
-        yield value
-    elif isinstance(value, dict) and parts[0] in value:
-        yield from _at(value[parts[0]], parts[1:])
 
 
 def _leaves(value: Any, keys: bool = False) -> Iterator[Any]:

@@ -5,7 +5,6 @@ of strings trimmed, `1.0` is `1`, `-0` is `0`; list order, letter case, null ver
 Infinity are refused. `KEY_VERSION` changes whenever any of this does; golden vectors in the tests hold it.
 """
 
-import copy
 import hashlib
 import json
 import math
@@ -13,9 +12,11 @@ import unicodedata
 from typing import Any
 
 import orjson
-from pydantic import Field
+import pydantic_core
+from pydantic import Field, field_validator
 
 from cacherl.errors import DataError
+from cacherl.pointer import parts, pointer, remove_at
 from cacherl.tool_spec import ToolSpec
 from cacherl.wire import Json, Wire
 
@@ -30,45 +31,80 @@ class ToolCall(Wire):
     name: str = Field(min_length=1, max_length=256)
     arguments: dict[str, Json]
 
+    @field_validator("arguments")
+    @classmethod
+    def _numbers_are_finite(cls, arguments: dict[str, Json]) -> dict[str, Json]:
+        _finite(arguments)  # JSON text with NaN in it passes the type
+        return arguments
 
-def canonical(value: Any, pointer: str = "", depth: int = 0) -> Any:
+
+Path = tuple["Path", str | int] | None
+"""Where in a value: (parent, key), innermost last; None is the root."""
+
+
+def canonical(value: Any, path: Path = None, depth: int = 0) -> Any:
     """The canonical form of a JSON value. Raises `DataError` for NaN, Infinity, non-JSON types and nesting deeper than 64."""
     if depth > MAX_DEPTH:
-        raise DataError(f"nested deeper than {MAX_DEPTH}", pointer=pointer)
+        raise _refused(f"nested deeper than {MAX_DEPTH}", path)
     match value:
         case None | bool():
             return value
         case str():
-            return unicodedata.normalize("NFC", value).strip()
+            return _text(value, path).strip()
         case int():
             return value
         case float():
             if not math.isfinite(value):
-                raise DataError("NaN and Infinity are not JSON", pointer=pointer)
-            return int(value) if value == int(value) else value
+                raise _refused("NaN and Infinity are not JSON", path)
+            return int(value) if value.is_integer() else value
         case list() | tuple():
-            return [canonical(item, f"{pointer}/{i}", depth + 1) for i, item in enumerate(value)]
+            return [canonical(item, (path, i), depth + 1) for i, item in enumerate(value)]
         case dict():
-            return {key: canonical(value[key], f"{pointer}/{key}", depth + 1) for key in sorted(value, key=_key_order)}
+            return _canonical_object(value, path, depth)
         case _:
-            raise DataError(f"{type(value).__name__} is not a JSON value", pointer=pointer)
+            raise _refused(f"{type(value).__name__} is not a JSON value", path)
 
 
-def _key_order(key: Any) -> str:
-    if not isinstance(key, str):
-        raise DataError("object keys are strings")
-    return unicodedata.normalize("NFC", key)
+def _canonical_object(value: dict[Any, Any], path: Path, depth: int) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for key, inner in value.items():
+        if not isinstance(key, str):
+            raise _refused("object keys are strings", path)
+        name = _text(key, path)
+        if name in named:
+            raise _refused(f"two keys are both {name!r}", path)
+        named[name] = canonical(inner, (path, name), depth + 1)
+    return {name: named[name] for name in sorted(named)}
+
+
+def _text(text: str, path: Path) -> str:
+    """Unicode NFC."""
+    if text.isascii():
+        return text
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise _refused("half a surrogate pair is not text", path)
+    return unicodedata.normalize("NFC", text)
+
+
+def _refused(detail: str, path: Path) -> DataError:
+    steps: list[str | int] = []
+    while path is not None:
+        path, step = path
+        steps.append(step)
+    return DataError(detail, pointer=pointer(reversed(steps)))
 
 
 def canonical_arguments(arguments: dict[str, Any], spec: ToolSpec | None = None) -> dict[str, Any]:
     """Canonical arguments; with a schema: embedded JSON documents parsed, defaults filled in, `volatile` arguments left out."""
     if spec is None:
         return canonical(arguments)
-    filled = _with_schema(copy.deepcopy(arguments), spec.function.parameters)
-    for pointer in spec.annotations.volatile:
-        if pointer.startswith("/arguments/"):
-            _remove(filled, pointer.removeprefix("/arguments/").split("/"))
-    return canonical(filled)
+    schema = spec.function.parameters
+    found = canonical(_with_schema(arguments, schema, schema, 0))
+    for text in spec.annotations.volatile:
+        path = parts(text, "arguments")
+        if path is not None:
+            remove_at(found, path)
+    return found
 
 
 def exact_key(name: str, arguments: dict[str, Any], spec: ToolSpec | None = None) -> bytes:
@@ -84,28 +120,69 @@ def dump_canonical(value: Any) -> bytes:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _with_schema(value: Any, schema: Any) -> Any:
-    if not isinstance(schema, dict):
+def _with_schema(value: Any, schema: Any, root: dict[str, Any], depth: int) -> Any:
+    """The value with embedded documents parsed and defaults filled in; the caller's value is left as it is."""
+    schema = _resolved(schema, root)
+    if schema is None or depth > MAX_DEPTH:
         return value
-    if isinstance(value, str) and schema.get("type") in ("object", "array"):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError:
+    if isinstance(value, str):
+        value = _document(value, schema)
+    if isinstance(value, dict):
+        properties = schema.get("properties")
+        if not isinstance(properties, dict):
             return value
-    properties = schema.get("properties")
-    if isinstance(value, dict) and isinstance(properties, dict):
-        for name, inner in properties.items():
-            if name in value:
-                value[name] = _with_schema(value[name], inner)
-            elif isinstance(inner, dict) and "default" in inner:
-                value[name] = copy.deepcopy(inner["default"])
+        filled = {name: inner["default"] for name, inner in properties.items() if isinstance(inner, dict) and "default" in inner} | value
+        return {name: _with_schema(inner, properties.get(name), root, depth + 1) for name, inner in filled.items()}
     if isinstance(value, list) and isinstance(schema.get("items"), dict):
-        return [_with_schema(item, schema["items"]) for item in value]
+        return [_with_schema(item, schema["items"], root, depth + 1) for item in value]
     return value
 
 
-def _remove(value: Any, path: list[str]) -> None:
-    for part in path[:-1]:
-        value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, dict):
-        value.pop(path[-1], None)
+def _resolved(schema: Any, root: dict[str, Any]) -> dict[str, Any] | None:
+    """A schema with a local `$ref` followed, and with "this or null" read as this."""
+    for _ in range(8):
+        if not isinstance(schema, dict):
+            return None
+        choices = [c for c in schema.get("anyOf") or schema.get("oneOf") or () if not (isinstance(c, dict) and c.get("type") == "null")]
+        if isinstance(schema.get("$ref"), str):
+            schema = _at(schema["$ref"], root)
+        elif len(choices) == 1 and "type" not in schema:
+            schema = choices[0]
+        else:
+            return schema
+    return None
+
+
+def _at(reference: str, root: dict[str, Any]) -> Any:
+    """What a `#/…` reference names; None for any other."""
+    found: Any = root if reference.startswith("#") else None
+    for part in reference.split("/")[1:]:
+        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    return found
+
+
+def _document(text: str, schema: dict[str, Any]) -> Any:
+    """The document that a string holds where the schema wants an object or an array and no string; else the string."""
+    types = schema.get("type")
+    wanted = {types} if isinstance(types, str) else set(types) if isinstance(types, list) else set()
+    if "string" in wanted or not wanted & {"object", "array"}:
+        return text
+    try:
+        value = pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return text
+    fits = ("object" in wanted and isinstance(value, dict)) or ("array" in wanted and isinstance(value, list))
+    return value if fits else text
+
+
+def _finite(value: Any) -> None:
+    """Raises ValueError for a number that is not finite, anywhere in a JSON value."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("NaN and Infinity are not JSON")
+    elif isinstance(value, dict):
+        for inner in value.values():
+            _finite(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _finite(inner)

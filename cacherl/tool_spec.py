@@ -9,9 +9,11 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import jsonschema_rs
-import orjson
+import pydantic_core
 from pydantic import Field
 
+from cacherl.errors import DataError
+from cacherl.pointer import pointer
 from cacherl.wire import Json, Wire
 
 
@@ -82,11 +84,20 @@ class ToolSpec(Wire):
         return self.name.rpartition(".")[0]
 
     def refusals(self, arguments: dict[str, Any]) -> list[tuple[str, str]]:
-        """What the schema refuses in `arguments`: (JSON pointer, reason) pairs; empty when they are valid."""
-        validator = _validator(orjson.dumps(self.function.parameters, option=orjson.OPT_SORT_KEYS))
-        return [("/" + "/".join(map(str, e.instance_path)) if e.instance_path else "", e.message) for e in validator.iter_errors(arguments)]
+        """What the schema refuses in `arguments`: (JSON pointer, reason) pairs; empty when they are valid.
+
+        Raises `DataError` (`tool-schema`) where the schema itself is no JSON Schema. References to other documents are never followed.
+        """
+        try:
+            validator = _validator(pydantic_core.to_json(self.function.parameters))
+            return [(pointer(error.instance_path), error.message) for error in validator.iter_errors(arguments)]
+        except ValueError as error:  # a schema that is none, or that refers to what it must not
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"the schema of {self.name} is not valid: {reason}", pointer="/function/parameters", slug="tool-schema"
+            ) from None
 
 
 @lru_cache(maxsize=4096)
 def _validator(schema: bytes) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for(orjson.loads(schema))
+    return jsonschema_rs.validator_for(pydantic_core.from_json(schema), offline=True)

@@ -60,12 +60,14 @@ def _spec(item: Any, pointer: str) -> ToolSpec:
     fields = {"name": function.get("name"), "description": function.get("description") or "", "strict": function.get("strict")}
     try:
         made = Function(**fields, **({"parameters": parameters} if parameters else {}))
-        return ToolSpec(function=made, annotations=_annotations(item, function))
+        spec = ToolSpec(function=made, annotations=_annotations(item, function))
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(
             f"a tool schema is not valid: {first['msg']}", pointer=f"{pointer}/{'/'.join(map(str, first['loc']))}", slug="tool-schema"
         ) from None
+    spec.refusals({})  # a schema that is none would fail at the first call
+    return spec
 
 
 _MCP_HINTS = ("readOnlyHint", "idempotentHint", "destructiveHint", "openWorldHint")

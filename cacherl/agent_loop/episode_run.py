@@ -7,8 +7,8 @@ with the completion that follows it, so nothing ever stands after the last sampl
 
 import asyncio
 import logging
-import math
 import time
+from array import array
 from dataclasses import dataclass
 
 from cacherl.agent_loop.batching import EngineBatcher, LookupBatcher
@@ -20,6 +20,7 @@ from cacherl.errors import AwayError, CacheRLError, EngineError
 from cacherl.rendering import Renderer, Sampled, assistant_message, result_text
 from cacherl.trajectory import Message, Role, Task
 
+LEAST_LOGPROB = -1e30
 log = logging.getLogger(__name__)
 
 
@@ -199,7 +200,7 @@ class EpisodeRun:
         turn = EpisodeTurn(
             start=start,
             end=len(self._ids),
-            logprobs=completion.logprobs,
+            logprobs=array("f", completion.logprobs).tolist(),  # as they are stored: four bytes each
             policy_version=completion.policy,
             finish_reason=completion.finish_reason,
             versions=completion.versions,
@@ -291,5 +292,7 @@ def _demand_sound(completion: Completion) -> None:
     """What the engine must never get wrong, because it would be trained on."""
     if len(completion.ids) != len(completion.logprobs):
         raise EngineError(f"{len(completion.ids)} ids came with {len(completion.logprobs)} log-probs", slug="broken-completion")
-    if not all(math.isfinite(value) and value <= 1e-6 for value in completion.logprobs):
+    if not all(LEAST_LOGPROB <= value <= 1e-6 for value in completion.logprobs):
         raise EngineError("a log-prob is positive or not finite", slug="broken-completion")
+    if any(number < 0 for number in completion.ids):
+        raise EngineError("an id is negative", slug="broken-completion")

@@ -12,13 +12,25 @@ the infrastructure are never a 0. It must never see a task's `goal`, nor draw a 
 """
 
 from cacherl.reward.answers import Clamp, has_reference, needs_verdict
-from cacherl.reward.facts import facts_rating
+from cacherl.reward.facts import FACTS, facts_rating, facts_verdict, facts_vote
 from cacherl.reward.matching import Match, keys, match, reached
 from cacherl.reward.process import PAPER_WEIGHTS, ROBUST_WEIGHTS, WEIGHTS
-from cacherl.reward.scoring import agreement, answer_weight, checked, preset_config, process_weight, score, unscorable
+from cacherl.reward.scoring import (
+    agreement,
+    answer_weight,
+    broken_invariant,
+    checked,
+    no_score,
+    preset_config,
+    process_weight,
+    score,
+    score_sound,
+    unscorable,
+)
 from cacherl.reward.trust import blame, fidelity, trust
 
 __all__ = [
+    "FACTS",
     "PAPER_WEIGHTS",
     "ROBUST_WEIGHTS",
     "WEIGHTS",
@@ -27,17 +39,22 @@ __all__ = [
     "agreement",
     "answer_weight",
     "blame",
+    "broken_invariant",
     "checked",
     "facts_rating",
+    "facts_verdict",
+    "facts_vote",
     "fidelity",
     "has_reference",
     "keys",
     "match",
     "needs_verdict",
+    "no_score",
     "preset_config",
     "process_weight",
     "reached",
     "score",
+    "score_sound",
     "trust",
     "unscorable",
 ]

@@ -13,8 +13,13 @@ from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
 
-from cacherl.trajectory import Fact
+from cacherl.episode import Episode
+from cacherl.reward.answers import needs_verdict
+from cacherl.score import JudgeVotes
+from cacherl.trajectory import Fact, Task
 
+FACTS = "facts"
+"""This judge's name."""
 _TOKEN = re.compile(r"(?:(?<![\w.])-(?=\d))?[^\W_]+(?:(?:['./@_+\-]|(?<=\d)[:,](?=\d))[^\W_]+)*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?|-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
@@ -57,3 +62,16 @@ def facts_rating(answer: str, facts: Sequence[Fact] | None) -> int | None:
     answer_tokens = tokens(answer)
     found = sum(stated(fact, answer_tokens) for fact in facts)
     return 5 * found // len(facts)
+
+
+def facts_vote(answer: str, facts: Sequence[Fact] | None) -> JudgeVotes:
+    """This judge's one vote on an answer, none without facts."""
+    rating = facts_rating(answer, facts)
+    return JudgeVotes(name=FACTS, votes=[] if rating is None else [rating])
+
+
+def facts_verdict(episode: Episode, task: Task | None) -> JudgeVotes | None:
+    """This judge's verdict on an episode; None where none is needed."""
+    if task is None or task.reference is None or not needs_verdict(episode, task):
+        return None
+    return facts_vote(episode.answer or "", task.reference.facts)

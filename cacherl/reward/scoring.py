@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from cacherl.engine import FinishReason
-from cacherl.episode import Episode, EpisodeStatus, StopReason
+from cacherl.episode import Episode, EpisodeStatus, StopReason, violations
 from cacherl.errors import InputError
 from cacherl.reward import matching
 from cacherl.reward.answers import Clamp, clamps, has_reference
@@ -18,6 +18,8 @@ from cacherl.score import JudgeVotes, RewardConfig, Score, ScoreStatus
 from cacherl.tier import Preset, Tier
 from cacherl.trajectory import Task
 
+HASH = "hash"
+"""The invariant that an episode's hash is that of its content."""
 NO_CALL = "none"
 """The key of `RewardConfig.alpha` for an episode in which no call reached the cache."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -84,13 +86,36 @@ def process_weight(config: RewardConfig, alpha: float, has_answer: bool) -> floa
     return 1.0 - (alpha if config.preset == "paper" else config.answer_weight)
 
 
-def score(episode: Episode, task: Task, verdict: JudgeVotes | None, config: RewardConfig) -> Score:
-    """The score of one episode. Pure; it trusts that `episode` is sound (`cacherl.episode.violations`) and `task` its task.
+def score(episode: Episode, task: Task | None, verdict: JudgeVotes | None, config: RewardConfig) -> Score:
+    """The score of one episode; `unscorable` where its task is missing, an invariant is broken or its hash is not that of its content.
 
-    `verdict` is what a judge said; it is asked for only where `needs_verdict`. Raises InputError for a configuration that fails `checked`.
+    `verdict` is what a judge said; it is asked for only where `needs_verdict`. Pure. Raises InputError for a configuration that fails
+    `checked`.
     """
     if (why := unscorable(episode)) is not None:
-        return Score(episode_id=episode.id, episode_hash=episode.hash, status=ScoreStatus.UNSCORABLE, reasons=[why])
+        return no_score(episode, why)
+    if (broken := broken_invariant(episode)) is not None:
+        return no_score(episode, f"broken:{broken}")
+    if task is None:
+        return no_score(episode, "task_missing")
+    return score_sound(episode, task, verdict, config)
+
+
+def broken_invariant(episode: Episode) -> str | None:
+    """The first broken invariant of an episode, None for a sound one; one without a hash is broken too."""
+    found = violations(episode)
+    return found[0].invariant if found else None if episode.hash else HASH
+
+
+def no_score(episode: Episode, why: str) -> Score:
+    """The score of an episode that may not be scored."""
+    return Score(episode_id=episode.id, episode_hash=episode.hash, status=ScoreStatus.UNSCORABLE, reasons=[why])
+
+
+def score_sound(episode: Episode, task: Task, verdict: JudgeVotes | None, config: RewardConfig) -> Score:
+    """`score` for a caller that knows that the episode is sound and `task` its task."""
+    if (why := unscorable(episode)) is not None:
+        return no_score(episode, why)
     reference = task.reference.calls if task.reference is not None else []
     made = matching.keys(matching.reached(episode), task.tools)
     wanted = matching.keys(reference, task.tools)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cacherl.api.reward import ScoreAnswer, ScoreRequest
-from cacherl.episode import Episode, task_hash, violations
+from cacherl.episode import Episode, task_hash
 from cacherl.errors import InputError
-from cacherl.reward import checked, needs_verdict, score, unscorable
-from cacherl.score import JudgeVotes, RewardConfig, Score, ScoreStatus
+from cacherl.reward import broken_invariant, checked, needs_verdict, no_score, score_sound, unscorable
+from cacherl.reward.scoring import HASH
+from cacherl.score import JudgeVotes, RewardConfig, Score
 from cacherl.trajectory import Task
 from services.kit.auth import Caller
 from services.reward.episodes import fetch
@@ -21,21 +22,19 @@ from services.reward.judge import question
 from services.reward.judges.registry import Judges
 from services.reward.settings import RewardSettings
 
-HASH = "hash"
-
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One episode with its task, and its broken invariants."""
+    """One episode with its task, and the first of its invariants that is broken."""
 
     episode: Episode
     task: Task
-    broken: tuple[str, ...]
+    broken: str | None
 
     @property
     def why_not(self) -> str | None:
         """Why it may not be scored."""
-        return unscorable(self.episode) or (f"broken:{self.broken[0]}" if self.broken else None)
+        return unscorable(self.episode) or (f"broken:{self.broken}" if self.broken else None)
 
 
 class Scorer:
@@ -66,15 +65,15 @@ class Scorer:
             raise InputError(f"At most {self._settings.max_episodes} episodes in one request, not {count}.")
         episodes, tasks = list(request.episodes), {task_hash(task): task for task in request.tasks}
         if request.episode_ids:
-            fetched = await fetch(self._settings.rollout_url, token, request.episode_ids, self._settings.rollout_timeout_s)
-            episodes += [fetched.episodes[id_] for id_ in request.episode_ids]
-            tasks = fetched.tasks | tasks
-        broken = await asyncio.to_thread(lambda: [tuple(found.invariant for found in violations(each)) for each in episodes])
+            fetched, their_tasks = await fetch(self._settings.rollout_url, token, request.episode_ids, self._settings.rollout_timeout_s)
+            episodes += fetched
+            tasks = their_tasks | tasks
+        broken = await asyncio.to_thread(lambda: [broken_invariant(each) for each in episodes])
         self._refuse(episodes, broken, tasks)
-        return [Item(each, tasks[each.task], faults) for each, faults in zip(episodes, broken, strict=True)]
+        return [Item(each, tasks[each.task], why) for each, why in zip(episodes, broken, strict=True)]
 
-    def _refuse(self, episodes: Sequence[Episode], broken: Sequence[tuple[str, ...]], tasks: dict[str, Task]) -> None:
-        forged = [i for i, (each, faults) in enumerate(zip(episodes, broken, strict=True)) if not each.hash or HASH in faults]
+    def _refuse(self, episodes: Sequence[Episode], broken: Sequence[str | None], tasks: dict[str, Task]) -> None:
+        forged = [i for i, (each, why) in enumerate(zip(episodes, broken, strict=True)) if not _sealed(each, why)]
         if forged:
             errors = _pointers(forged, "hash", "the content does not have this hash")
             raise InputError("An episode's hash is not that of its content.", errors=errors, slug="hash-mismatch")
@@ -105,6 +104,9 @@ def _fact_texts(task: Task) -> int:
 
 def _score(item: Item, verdict: JudgeVotes | None, config: RewardConfig) -> Score:
     why = item.why_not
-    if why is not None:
-        return Score(episode_id=item.episode.id, episode_hash=item.episode.hash, status=ScoreStatus.UNSCORABLE, reasons=[why])
-    return score(item.episode, item.task, verdict, config)
+    return no_score(item.episode, why) if why is not None else score_sound(item.episode, item.task, verdict, config)
+
+
+def _sealed(episode: Episode, broken: str | None) -> bool:
+    """Whether the hash is that of the content; another broken invariant may hide that it is not, so it is computed anew there."""
+    return broken is None or (broken != HASH and episode.hash == episode.content_hash())

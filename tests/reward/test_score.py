@@ -8,7 +8,7 @@ from cacherl.engine import FinishReason
 from cacherl.episode import Episode, EpisodeCall, EpisodeStatus, StopReason
 from cacherl.errors import InputError
 from cacherl.metrics import call_f1, process_accuracy
-from cacherl.reward import PAPER_WEIGHTS, ROBUST_WEIGHTS, agreement, checked, needs_verdict, score
+from cacherl.reward import PAPER_WEIGHTS, ROBUST_WEIGHTS, agreement, checked, facts_verdict, needs_verdict, score
 from cacherl.score import JudgeVotes, RewardConfig, Score, ScoreStatus
 from cacherl.tier import Agreement, CallOutcome
 from cacherl.tool_call import ToolCall
@@ -190,7 +190,7 @@ def test_thinking_must_be_the_policys_own():
     made = episode(call(), of=of, thinking=None)
     shown = [Message(role=Role.ASSISTANT, content="", reasoning_content="An example in the prompt."), *made.messages]
     of_examples = of.model_copy(update={"messages": [shown[0], *of.messages]})
-    in_prompt = made.model_copy(update={"messages": shown})
+    in_prompt = made.model_copy(update={"messages": shown}).sealed()
     assert score(in_prompt, of_examples, rated(4), ROBUST).terms["thinking"] == 0.0
 
 
@@ -318,6 +318,30 @@ def test_what_the_infrastructure_did_is_never_a_reward(options: dict[str, object
     assert got.status is ScoreStatus.UNSCORABLE
     assert (got.total, got.r_answer, got.r_process) == (None, None, None)
     assert got.reasons
+
+
+def test_an_unsound_episode_and_one_without_its_task_are_unscorable():
+    of = task(OSLO)
+    made = episode(call(), of=of)
+    unsound = {
+        "broken:hash": made.model_copy(update={"seed": 2}),
+        "broken:spans-ordered": made.model_copy(update={"prompt_length": 10}).sealed(),
+        "task_missing": made,
+    }
+    for why, each in unsound.items():
+        got = score(each, None if why == "task_missing" else of, rated(5), ROBUST)
+        assert (got.status, got.total, got.reasons) == (ScoreStatus.UNSCORABLE, None, [why])
+    assert score(made.model_copy(update={"hash": ""}), of, rated(5), ROBUST).reasons == ["broken:hash"]
+
+
+def test_the_deterministic_verdict_offline():
+    of = task(OSLO, facts=["21", "Oslo"])
+    assert facts_verdict(episode(call(), of=of, answer="21 in Oslo"), of) == rated(5)
+    assert facts_verdict(episode(call(), of=of, answer="no"), of) == rated(0)
+    assert facts_verdict(episode(call(), of=of, answer=" "), of) is None
+    assert facts_verdict(episode(call()), None) is None
+    unknown = task(OSLO)
+    assert facts_verdict(episode(call(), of=unknown), unknown) == rated()
 
 
 def test_an_aborted_turn_is_not_scored_and_the_policys_own_timeout_is():

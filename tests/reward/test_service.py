@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request, Response
 
 from cacherl.api.reward import AdvantageAnswer, AdvantageRequest, Group, Presets, ScoreAnswer, ScoreRequest
 from cacherl.client import RewardClient
-from cacherl.episode import Episode, EpisodeStatus, StopReason, task_hash
+from cacherl.episode import Episode, EpisodeStatus, StopReason
+from cacherl.episodes_file import episode_line, task_lines
 from cacherl.errors import ForbiddenError, InputError
 from cacherl.reward import score
 from cacherl.score import Estimator, JudgeVotes, RewardConfig, ScoreStatus
@@ -118,7 +119,8 @@ async def test_an_episode_whose_hash_does_not_match_is_refused(reward: Start):
     good = episode(call(outcome="miss"), of=OF)
     changed = good.model_copy(update={"turns": [*good.turns[:-1], good.turns[-1].model_copy(update={"logprobs": [-9.0] * 5})]})
     unsealed = good.model_copy(update={"hash": ""})
-    for bad in (changed, unsealed):
+    broken = good.model_copy(update={"turns": [good.turns[0].model_copy(update={"logprobs": [-0.1]}), *good.turns[1:]]})
+    for bad in (changed, unsealed, broken):
         found = problem(await client.post("/v1/scores", json=body(good, bad)), 422, "hash-mismatch")
         assert found["errors"] == [{"pointer": "/episodes/1/hash", "detail": "the content does not have this hash"}]
 
@@ -261,13 +263,8 @@ class RolloutStandIn:
             if request.headers["authorization"] != f"Bearer {key}":
                 return Response('{"detail": "no"}', status_code=403, media_type="application/problem+json")
             asked = request.query_params.getlist("id")
-            lines: list[Any] = [
-                {"schema": "cacherl.tool/1", "hash": task_hash(tool), "tool": tool.model_dump(mode="json")} for tool in OF.tools
-            ]
-            hashes = [task_hash(tool) for tool in OF.tools]
-            lines.append({"schema": "cacherl.task/1", "hash": task_hash(OF), "task": OF.model_dump(mode="json") | {"tools": hashes}})
-            lines += [each.model_dump(mode="json", by_alias=True) for each in episodes if each.id in asked]
-            return Response(b"\n".join(map(orjson.dumps, lines)) + b"\n", media_type="application/x-ndjson")
+            lines = [*task_lines(OF, set()), *(episode_line(each) for each in episodes if each.id in asked)]
+            return Response(b"".join(lines), media_type="application/x-ndjson")
 
 
 async def test_episodes_by_id_are_read_with_the_callers_own_rights(

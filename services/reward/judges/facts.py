@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-from cacherl.reward import facts_rating
+from cacherl.reward import FACTS, facts_vote
 from cacherl.score import JudgeVotes
 from services.reward.judge import Question
-from services.reward.settings import FACTS
 
 
 class FactsJudge:
@@ -16,8 +15,7 @@ class FactsJudge:
 
     async def rate(self, questions: Sequence[Question], votes: int, tenant: str) -> list[JudgeVotes]:
         """One vote each, none without facts."""
-        ratings = await asyncio.to_thread(lambda: [facts_rating(question.answer, question.facts) for question in questions])
-        return [JudgeVotes(name=self.name, votes=[] if rating is None else [rating]) for rating in ratings]
+        return await asyncio.to_thread(lambda: [facts_vote(question.answer, question.facts) for question in questions])
 
     async def close(self) -> None:
         """It holds nothing."""

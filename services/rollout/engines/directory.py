@@ -9,6 +9,9 @@ import orjson
 
 from cacherl.errors import ConflictError, EngineError
 
+HEADER_BYTES = 100 * 2**20
+"""The most that a safetensors header may be, by its specification."""
+
 
 @dataclass(frozen=True)
 class PolicyFacts:
@@ -59,6 +62,37 @@ def check_digest(directory: Path, sha256: str) -> None:
     found = digest(directory)
     if found != sha256.lower():
         raise ConflictError(f"{directory.name}: sha256 is {found}, announced was {sha256}: publish it again", slug="digest-mismatch")
+
+
+def check_fit(old: Path, new: Path) -> None:
+    """Checks that one policy's weights can take another's place: the same tensors, of the same shapes.
+
+    SGLang does not: it leaves a tensor that is missing as it was, and pads one that is too narrow.
+
+    Raises:
+        EngineError: `weights-do-not-fit`, or a file cannot be read from here.
+    """
+    before, after = tensor_shapes(old), tensor_shapes(new)
+    wrong = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    if wrong:
+        name = wrong[0]
+        text = f"{len(wrong)} tensors are not those of {old}, first {name}: {after.get(name, 'missing')}, was {before.get(name, 'missing')}"
+        raise EngineError(f"{new}: {text}; a worker takes only weights of the same model", slug="weights-do-not-fit")
+
+
+def tensor_shapes(directory: Path) -> dict[str, list[int]]:
+    """Names and shapes in `model.safetensors`, from its header: eight bytes of length, then JSON.
+
+    Raises:
+        EngineError: It cannot be read from here.
+    """
+    try:
+        with (directory / "model.safetensors").open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = orjson.loads(file.read(min(length, HEADER_BYTES)))
+            return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"the header of {directory / 'model.safetensors'} cannot be read from here: {error}") from error
 
 
 def below(root: Path, path: str) -> Path:

@@ -1,10 +1,10 @@
 """Putting new weights into a running SGLang worker, so that it never answers as a version that it does not hold.
 
-The worker is paused with its requests retracted (their keys and values are computed again under the new weights; each answer says which of
-its tokens came from which version), updated from disk, its checksum is compared, then it goes on. An update that is refused is no proof
-that nothing changed: the checksum says. If the weights are not what they were, the old ones are loaded again before the worker goes on;
-if that fails too, it stays paused with its requests aborted: a fenced worker. Its `/health` is never asked: paused, it answers 503.
-An update also renames `served_model_name` to the path, so nothing here goes by that name.
+The worker is paused with its requests retracted (their keys and values are computed again under the new weights; each answer says which
+of its tokens came from which version), updated from disk, its checksum is compared, then it goes on. An update that is refused is no
+proof that nothing changed (SGLang 0.5.23 rolls back to the new path): the checksum says. If the weights are not what they should be, the
+old ones are loaded again before the worker goes on; if that fails too, it stays paused with its requests aborted: a fenced worker. Its
+`/health` is never asked: paused, it answers 503. An update also renames `served_model_name` to the path, so nothing goes by that name.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 
 from cacherl.engine import PolicyVersion
 from cacherl.errors import CacheRLError, ConflictError, EngineError
-from services.rollout.engines.directory import check_digest, digest
+from services.rollout.engines.directory import check_digest, check_fit, digest
 from services.rollout.engines.transport import Transport
 
 CALL_SECONDS = 60.0
@@ -54,7 +54,7 @@ class WeightSync:
 
         Raises:
             ConflictError: The bytes are not those announced, or this version was other bytes before.
-            EngineError: Away, or it refused; it then holds what it held, or is fenced (`worker-fenced`).
+            EngineError: Away; or the weights do not fit or were refused: it then holds what it held, or is fenced (`worker-fenced`).
         """
         await asyncio.to_thread(check_digest, directory, sha256)
         async with self._lock:
@@ -65,6 +65,7 @@ class WeightSync:
                     raise ConflictError(f"{policy} is held already and was other bytes: a version never changes, publish the next one")
                 if known == sha256 or Path(before.path) == directory:
                     return
+            await asyncio.to_thread(check_fit, Path(before.path), directory)
             checksum = await self._checksum()
             await self._learn(before, checksum)
             await self._post("/pause_generation", {"mode": "retract"})
@@ -87,12 +88,9 @@ class WeightSync:
         self._checksum_of[sha256] = after
 
     async def _learn(self, before: Held, checksum: str) -> None:
-        """Notes which file the present weights are of, where that can be read: so that an update without effect is seen."""
+        """Notes which file the present weights are of, so that an update without effect is seen."""
         if before.label not in self._sha256_of:
-            try:
-                self._sha256_of[before.label] = await asyncio.to_thread(digest, Path(before.path))
-            except EngineError:
-                return
+            self._sha256_of[before.label] = await asyncio.to_thread(digest, Path(before.path))
         self._checksum_of.setdefault(self._sha256_of[before.label], checksum)
 
     async def _restore(self, before: Held, checksum: str) -> None:

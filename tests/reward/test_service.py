@@ -161,6 +161,13 @@ async def test_bad_requests_are_refused(reward: Start, more: dict[str, Any]):
     assert response.headers["content-type"] == "application/problem+json"
 
 
+async def test_a_tool_whose_schema_is_none_is_named(reward: Start):
+    client = await reward()
+    bad = OF.tools[0].model_copy(update={"function": OF.tools[0].function.model_copy(update={"parameters": {"type": 5}})})
+    of = OF.model_copy(update={"tools": [bad, *OF.tools[1:]]})
+    problem(await client.post("/v1/scores", json=body(episode(call(), of=of), tasks=(of,))), 422, "tool-schema")
+
+
 async def test_numbers_are_finite_everywhere(reward: Start):
     client = await reward()
     whole = orjson.dumps(body(episode(call(fidelity=0.25), of=OF))).decode()

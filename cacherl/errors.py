@@ -15,7 +15,7 @@
         └── LiveToolError       a live tool server
 
 Every error has a `slug` (the last part of `urn:cacherl:problem:<slug>`, RFC 9457), a `title` that never changes and a `detail` that says
-what happened and what to do. To add one: subclass the boundary, set `slug`, `title` and `status`, and write its page in docs/problems.
+what happened and what to do. To add one: subclass the boundary, set `slug`, `title` and `status`, and explain it in docs/problems.md.
 """
 
 from typing import Any, ClassVar

@@ -3,7 +3,7 @@
 Per file: the format and why, and counts that add up. Over all files: each tool's calls, errors, keys (scenario, tool, canonical arguments)
 and conflicting keys (those with more than one recorded result: the state differed, or the tool is stochastic). Coverage says how well these
 recordings would answer one another: `repeated_share` is the share of answered calls whose key another trajectory holds too. A file that
-cannot be read or recognised stands in the report with one refused record, and does not hide the others.
+cannot be recognised stands in the report with one refused record and does not hide the others; where none can, that is an error.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from cacherl.wire import Json, Wire
 __all__ = ["InspectReport", "inspect"]
 
 SCHEMA = "cacherl.inspect/1"
+UNKNOWN = "unknown"
 
 
 class FileReport(Wire):
@@ -151,19 +152,23 @@ class _Survey:
 
 
 def inspect(paths: Iterable[str | Path]) -> InspectReport:
-    """Reads every file once. Errors stand in the report."""
+    """Reads every file once. Raises `DataError` for a file that is not there, and where no file can be recognised."""
     survey = _Survey()
     files = [_file(Path(path), survey) for path in paths]
+    if files and all(file.format == UNKNOWN for file in files):
+        raise DataError("; ".join(file.why for file in files), slug="unknown-format")
     return InspectReport(files=files, totals=_totals(files, survey), tools=_tools(survey), coverage=_coverage(survey))
 
 
 def _file(path: Path, survey: _Survey) -> FileReport:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
     try:
         result = import_file(path)
     except DataError as error:
         return FileReport(
             path=str(path),
-            format="unknown",
+            format=UNKNOWN,
             why=error.detail,
             records=1,
             imported=0,

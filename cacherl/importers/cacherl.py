@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pydantic_core
 from pydantic import ValidationError
 
 from cacherl.errors import DataError
@@ -29,7 +30,7 @@ class CacherlImporter:
     def trajectory(self, record: dict[str, Any], line: int, repairs: list[str]) -> Trajectory:
         """The trajectory of a record; raises `DataError` for what the shape refuses."""
         try:
-            trajectory = Trajectory.model_validate(record)
+            trajectory = Trajectory.model_validate_json(pydantic_core.to_json(record), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             pointer = "/" + "/".join(map(str, first["loc"]))

@@ -11,8 +11,8 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-CODE_NUMBERS = range(11, 99, 2)
-"""The numbers of the codes: 44 codes a letter."""
+CODE_NUMBERS = range(11, 75, 2)
+"""The numbers of the codes: 32 codes a letter."""
 
 FIRST_NAMES = _words(
     """Alice Bruno Clara David Elena Felix Grace Henry Irene Jonas Karen Lukas Maria Nolan Olga Peter Quinn Rosa Simon Tanya
@@ -48,14 +48,14 @@ CURRENCIES = _words(
     """EUR USD GBP JPY CHF SEK NOK DKK PLN CZK HUF RON BGN TRY ILS EGP ZAR NGN KES INR PKR THB VND IDR PHP KRW TWD HKD SGD AUD
     NZD CAD MXN BRL ARS CLP PEN COP"""
 )
-AMOUNTS = tuple(range(100, 1000, 10))
-RATES = tuple(f"{whole}.{tenth}" for whole in range(1, 10) for tenth in range(1, 10))
+AMOUNTS = tuple(range(100, 1000, 20))
+RATES = tuple(f"{whole}.{tenth}" for whole in range(1, 6) for tenth in range(1, 10))
 STATUSES = ("shipped", "packed", "delivered", "delayed", "lost")
 REFUNDABLE = frozenset({"delayed", "lost"})
 
 
 def codes(letter: str) -> tuple[str, ...]:
-    """The codes of one class: `codes("C")` are the customer ids `C11`, `C13`, … `C97`."""
+    """The codes of one class: `codes("C")` are the customer ids `C11`, `C13`, … `C73`."""
     return tuple(f"{letter}{number}" for number in CODE_NUMBERS)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
+from pydantic_core import to_json
 
 from services.cache_api.app import create
 from services.cache_api.settings import CacheSettings
@@ -49,7 +50,7 @@ def trajectory(
 
 
 def ndjson(*lines: Any) -> bytes:
-    return b"\n".join(line if isinstance(line, bytes) else orjson.dumps(line) for line in lines) + b"\n"
+    return b"\n".join(line if isinstance(line, bytes) else to_json(line) for line in lines) + b"\n"
 
 
 def call(name: str, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class CacheClient(ServiceClient):
 
     async def lookups(self, cache: str, request: LookupRequest) -> LookupAnswer:
         """Answers calls from the recordings."""
-        return await self.http.post(f"/v1/caches/{quote(cache, safe='')}/lookups", request, LookupAnswer)
+        return await self.http.post(f"/v1/caches/{quote(cache, safe='')}/lookups", request, LookupAnswer, acts=False)
 
     async def entries(self, cache: str, *, tool: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[EntryView]:
         """Recorded calls."""

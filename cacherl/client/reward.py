@@ -10,7 +10,7 @@ class RewardClient(ServiceClient):
 
     async def score(self, request: ScoreRequest) -> ScoreAnswer:
         """Scores episodes. Whoever answers steers the policy: the reply must name the episodes and configuration that were asked for."""
-        answer = await self.http.post("/v1/scores", request, ScoreAnswer)
+        answer = await self.http.post("/v1/scores", request, ScoreAnswer, acts=False)
         asked = [episode.id for episode in request.episodes] + request.episode_ids
         if [score.episode_id for score in answer.scores] != asked:
             raise ServiceError("the reward service answered for other episodes than were asked for")
@@ -20,7 +20,7 @@ class RewardClient(ServiceClient):
 
     async def advantages(self, request: AdvantageRequest) -> AdvantageAnswer:
         """Turns groups of scores into advantages."""
-        return await self.http.post("/v1/advantages", request, AdvantageAnswer)
+        return await self.http.post("/v1/advantages", request, AdvantageAnswer, acts=False)
 
     async def presets(self) -> Presets:
         """The named configurations."""

@@ -55,16 +55,13 @@ class Transport:
         response = await self._send("GET", path, params=_given(params))
         return answer.model_validate_json(response.content)
 
-    async def post(self, path: str, body: BaseModel | None, answer: type[M], *, key: str | None = None, **params: Any) -> M:
-        """POST under an idempotency key: repeating it never acts twice."""
+    async def post(self, path: str, body: BaseModel | None, answer: type[M], *, key: str | None = None, acts: bool = True) -> M:
+        """POST under an idempotency key: repeating it never acts twice. `acts` is false for a question: it needs no key."""
         content = body.model_dump_json(by_alias=True).encode() if body is not None else b""
-        response = await self._send(
-            "POST",
-            path,
-            content=content,
-            params=_given(params),
-            headers={"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex},
-        )
+        headers = {"Content-Type": "application/json"}
+        if acts:
+            headers["Idempotency-Key"] = key or uuid.uuid4().hex
+        response = await self._send("POST", path, content=content, headers=headers)
         return answer.model_validate_json(response.content)
 
     async def put(self, path: str, content: bytes, answer: type[M], content_type: str = "application/octet-stream") -> M:

@@ -152,9 +152,13 @@ def bearer_token(headers: list[str]) -> str | None:
 def _delegation(caller: Caller, scopes: frozenset[Scope], lifetime_s: float) -> str:
     if not scopes or not scopes <= caller.scopes:
         raise ForbiddenError("A delegation holds some of its maker's scopes and none besides.")
+    _check_lifetime(lifetime_s)
+    return tokens.new_delegation()
+
+
+def _check_lifetime(lifetime_s: float) -> None:
     if not 0 < lifetime_s <= MAX_LIFETIME_S:
         raise ValueError(f"a delegation lives for up to {MAX_LIFETIME_S} seconds, not {lifetime_s}")
-    return tokens.new_delegation()
 
 
 async def delegate(database: Database, caller: Caller, *, scopes: frozenset[Scope], job_id: str, lifetime_s: float) -> str:
@@ -192,6 +196,7 @@ async def renew(database: Database, token: str, *, lifetime_s: float) -> bool:
 
     The job must be live: that is the caller's to know.
     """
+    _check_lifetime(lifetime_s)
     async with database.system() as connection:
         row = await (await connection.execute(RENEW, (tokens.fingerprint(token), lifetime_s))).fetchone()
     return row is not None and bool(row["renewed"])
@@ -199,6 +204,7 @@ async def renew(database: Database, token: str, *, lifetime_s: float) -> bool:
 
 def renew_sync(database: SyncDatabase, token: str, *, lifetime_s: float) -> bool:
     """`renew` for a process without an event loop."""
+    _check_lifetime(lifetime_s)
     with database.system() as connection:
         row = connection.execute(RENEW, (tokens.fingerprint(token), lifetime_s)).fetchone()
     return row is not None and bool(row["renewed"])

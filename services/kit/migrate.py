@@ -109,7 +109,7 @@ def _upgrade(connection: Connection, component: str, schema: str) -> None:
         connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema, "fn": partial(_steps, revisions, component)}
     )
     with context.begin_transaction():
-        connection.exec_driver_sql(f"set local lock_timeout = '{WAIT_FOR_TABLE}'")
+        _run(connection, sql.SQL("set local lock_timeout = {}").format(sql.Literal(WAIT_FOR_TABLE)))
         context.run_migrations()
     connection.commit()
 
@@ -135,9 +135,13 @@ def _scripts(connection: Connection, component: str) -> Iterable[Script]:
 
 def _run_file(connection: Connection, path: Path) -> None:
     """Runs a whole file as one simple query: no parameters, so `%` and several statements are plain SQL."""
+    _run(connection, sql.SQL(cast(LiteralString, path.read_text(encoding="utf-8"))))
+
+
+def _run(connection: Connection, statement: sql.Composable) -> None:
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
-    driver.execute(sql.SQL(cast(LiteralString, path.read_text(encoding="utf-8"))))
+    driver.execute(statement)
 
 
 def main() -> None:

@@ -106,6 +106,12 @@ class Database:
         async with self._pool.connection() as connection, connection.transaction():
             yield connection
 
+    @asynccontextmanager
+    async def maintenance(self) -> AsyncIterator[AsyncRows]:
+        """A connection without a transaction or a tenant, for statements that refuse one, such as `create index concurrently`."""
+        async with self._pool.connection() as connection:
+            yield connection
+
 
 class SyncDatabase:
     """A pool of synchronous connections under one role, for processes without an event loop."""

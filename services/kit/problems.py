@@ -16,11 +16,13 @@ from psycopg import OperationalError
 from psycopg_pool import PoolTimeout
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from cacherl.errors import PROBLEM_URN, AwayError, CacheRLError, InputError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
+CLIENT_CLOSED = 499
 SLUGS = {400: "bad-request", 404: "no-such-path", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
 TITLES = {
     400: "The request cannot be read",
@@ -29,6 +31,7 @@ TITLES = {
     413: "The body is too large",
     415: "The media type is not supported",
 }
+QUOTING = {"json_invalid": "not valid JSON", "value_error": "not an allowed value", "assertion_error": "not an allowed value"}
 log = structlog.get_logger(__name__)
 
 
@@ -93,12 +96,14 @@ def validation_problem(error: RequestValidationError, instance: str | None = Non
 
 
 def reason(fault: dict[str, Any]) -> str:
-    """What is wrong, without the value: messages of our own validators may quote it, so only pydantic's own texts pass."""
-    if fault["type"] == "json_invalid":
-        return "not valid JSON"
-    if fault["type"] in ("value_error", "assertion_error"):
-        return "not an allowed value"
-    return str(fault["msg"])
+    """What is wrong, without the value.
+
+    The texts of pydantic pass, but for the one that quotes. The text of a ValueError may quote anything and does not pass: a validator that has
+    something to say raises `PydanticCustomError` with a text of its own that holds no value.
+    """
+    if fault["type"] == "union_tag_invalid":
+        return f"the tag is none of {fault['ctx']['expected_tags']}"
+    return QUOTING.get(fault["type"]) or str(fault["msg"])
 
 
 async def on_known(request: Request, error: Exception) -> Response:
@@ -130,6 +135,11 @@ async def on_database_away(request: Request, error: Exception) -> Response:
     return problem_response(away.problem(request.url.path), {"Retry-After": "1"})
 
 
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """The caller hung up while it was sending: nobody reads this, the log line has the status."""
+    return Response(status_code=CLIENT_CLOSED)
+
+
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """Anything else: 500; the log line is written by the telemetry middleware, which sees the same error."""
     return problem_response(internal_problem(request.url.path))
@@ -142,6 +152,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_status)
     app.add_exception_handler(OperationalError, on_database_away)
     app.add_exception_handler(PoolTimeout, on_database_away)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(Exception, on_unexpected)
 
 

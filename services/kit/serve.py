@@ -6,6 +6,7 @@ process serves one service: replicas scale it.
 """
 
 import argparse
+import gc
 import importlib
 import sys
 from collections.abc import Callable
@@ -47,6 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
     except UsageError as error:
         sys.stderr.write(f"{error.detail}\n")
         sys.exit(2)
+    # What was imported stays: full collections need not walk it again.
+    gc.collect()
+    gc.freeze()
     configure_logging(level=settings.log_level, form=settings.log_format)
     uvicorn.run(
         app,

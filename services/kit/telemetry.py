@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.kit import trace
-from services.kit.problems import MEDIA_TYPE, internal_problem, problem_response, status_problem
+from services.kit.problems import CLIENT_CLOSED, MEDIA_TYPE, internal_problem, problem_response, status_problem
 from services.kit.settings import LogFormat
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -103,7 +103,7 @@ class Telemetry:
             error = caught
             await answer.fail(scope, receive)
         finally:
-            self._report(scope, answer.status, time.perf_counter() - started, error)
+            self._report(scope, answer.status or CLIENT_CLOSED, time.perf_counter() - started, error)
             trace.leave(token)
 
     def _report(self, scope: Scope, status: int, seconds: float, error: Exception | None) -> None:

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from cacherl.engine import Engine, PolicyVersion
+from cacherl.rendering import Renderer
+from cacherl.testing import ScriptedEngine, tiny_tokenizer
 from services.engine.sglang import server
 from services.rollout.engines import EngineConfig, EngineKind, open_engine
-from tests.engine.tiny import Reference, write_policy
+from tests.engine.tiny import END_IDS, Reference, write_policy
 
 CONTEXT = 1024
 ROWS = 16
@@ -49,10 +51,11 @@ class Weights:
 class Bench:
     """An engine that holds `weights.first`, through its client."""
 
-    kind: EngineKind
+    kind: str
     url: str
     engine: Engine
     weights: Weights
+    end_ids: frozenset[int] = frozenset(END_IDS)
 
 
 def publish(root: Path, name: str, version: int, seed: int, **shape: object) -> Published:
@@ -119,6 +122,25 @@ async def bench(request: pytest.FixtureRequest, weights: Weights) -> AsyncIterat
     url = request.getfixturevalue(f"{request.param.value}_url")
     async for item in opened(request.param, url, weights):
         yield item
+
+
+@pytest.fixture(params=["scripted", EngineKind.EMBEDDED, SGLANG])
+async def any_bench(request: pytest.FixtureRequest, weights: Weights, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Each engine in turn, also the one of `cacherl.testing`, which has no weights: for what needs none."""
+    if request.param != "scripted":
+        url = request.getfixturevalue(f"{request.param.value}_url")
+        async for item in opened(request.param, url, weights):
+            yield item
+        return
+    renderer = Renderer.from_directory(tiny_tokenizer(tmp_path / "tokenizer"))
+    # every other episode ends its turn after five ids, the rest go on
+    engine = ScriptedEngine(
+        renderer,
+        lambda turn, _: [20 + n for n in range(5)] + ([renderer.end_id] if turn.episode[-1] in "02468" else list(range(30, 90))),
+        policies=[weights.first.policy],
+        context_length=CONTEXT,
+    )
+    yield Bench("scripted", "", engine, weights, renderer.end_of_turn)
 
 
 @pytest.fixture

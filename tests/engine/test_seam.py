@@ -101,8 +101,22 @@ async def test_completions_arrive_as_they_finish(bench: Bench, ids: Ids) -> None
     assert set(order) == {f"l{n}" for n in lengths}
 
 
-async def test_max_tokens_ends_a_turn(bench: Bench, ids: Ids) -> None:
-    completions = await collect(bench, [turn(f"x{n}", ids(10), temperature=1, max_tokens=n, min_tokens=n) for n in (1, 2, 5)])
+async def test_ids_log_probs_reason_and_stamp_agree(any_bench: Bench, ids: Ids) -> None:
+    requests = [turn(f"k{n}", ids(8), temperature=3, max_tokens=1 + 12 * n) for n in range(8)]
+    completions = await collect(any_bench, requests)
+    for request in requests:
+        completion = completions[request.id]
+        assert 0 < len(completion.ids) == len(completion.logprobs) <= request.sampling.max_tokens
+        assert all(logprob <= 0 for logprob in completion.logprobs)
+        assert completion.policy == any_bench.weights.first.policy
+        ended = completion.ids[-1] in any_bench.end_ids
+        assert not set(completion.ids[:-1]) & any_bench.end_ids
+        assert completion.finish_reason is (FinishReason.STOP if ended else FinishReason.LENGTH)
+        assert ended or len(completion.ids) == request.sampling.max_tokens
+
+
+async def test_max_tokens_ends_a_turn(any_bench: Bench, ids: Ids) -> None:
+    completions = await collect(any_bench, [turn(f"x{n}", ids(10), temperature=1, max_tokens=n, min_tokens=n) for n in (1, 2, 5)])
     assert {name: (len(item.ids), item.finish_reason) for name, item in completions.items()} == {
         f"x{n}": (n, FinishReason.LENGTH) for n in (1, 2, 5)
     }
@@ -133,10 +147,19 @@ async def test_a_second_version_answers_as_itself(bench: Bench, ids: Ids) -> Non
     assert (again.ids, again.policy) == (before.ids, first.policy)
 
 
+async def test_a_policy_that_was_loaded_is_held_and_stamped(any_bench: Bench, ids: Ids) -> None:
+    second = any_bench.weights.second
+    await any_bench.engine.load(second.policy, second.path, second.sha256)
+    assert second.policy in (await any_bench.engine.info()).policies
+    completions = await collect(any_bench, [turn("p1", ids(4), max_tokens=3)], second.policy)
+    assert completions["p1"].policy == second.policy
+    await any_bench.engine.forget(["p1", "never seen"])
+
+
 @pytest.mark.parametrize("policy", [PolicyVersion(name="tiny", version=99), PolicyVersion(name="other", version=0)])
-async def test_a_policy_that_is_not_held_is_refused(bench: Bench, ids: Ids, policy: PolicyVersion) -> None:
+async def test_a_policy_that_is_not_held_is_refused(any_bench: Bench, ids: Ids, policy: PolicyVersion) -> None:
     with pytest.raises(ConflictError) as caught:
-        await collect(bench, [turn("u", ids(5))], policy)
+        await collect(any_bench, [turn("u", ids(5))], policy)
     assert caught.value.problem_slug == "policy-not-held"
     assert str(policy) in caught.value.detail
 
@@ -171,7 +194,7 @@ async def test_closing_the_iterator_aborts(bench: Bench, ids: Ids) -> None:
     stream = bench.engine.generate(bench.weights.first.policy, requests)
     assert (await anext(stream)).id == "a1"
     assert await running(bench) == 2
-    await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue]
+    await stream.aclose()
     deadline = time.monotonic() + 2
     while await running(bench):
         assert time.monotonic() < deadline, "the requests still run"
@@ -180,7 +203,7 @@ async def test_closing_the_iterator_aborts(bench: Bench, ids: Ids) -> None:
 
 async def test_info_tells_what_it_is(bench: Bench) -> None:
     info = await bench.engine.info()
-    assert (info.kind, info.context_length, info.vocabulary) == (bench.kind.value, CONTEXT, VOCABULARY)
+    assert (info.kind, info.context_length, info.vocabulary) == (bench.kind, CONTEXT, VOCABULARY)
     assert bench.weights.first.policy in info.policies
     assert info.seeded is (bench.kind is EngineKind.EMBEDDED)
 

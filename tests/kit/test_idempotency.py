@@ -1,9 +1,12 @@
 import asyncio
 
 import httpx2
+import psycopg
 import pytest
 
+from services.kit.postgres import Database
 from services.kit.settings import ServiceSettings
+from services.local.scratch import DatabaseDsns
 from tests.conftest import ApiKey, Serve
 from tests.kit.sample import sample
 
@@ -59,6 +62,19 @@ async def test_keys_of_two_tenants_do_not_meet(sample_settings: ServiceSettings,
     seen = [await notes_of(first, api_key(tenant=tenant)) for tenant in ("a", "b")]
     assert [len(items) for items in seen] == [1, 1]
     assert seen[0] != seen[1]
+
+
+async def test_answers_are_kept_for_two_days(database: Database, database_dsns: DatabaseDsns) -> None:
+    with psycopg.connect(database_dsns.owner) as connection:
+        connection.execute(
+            "insert into kit.idempotency (tenant, route, key, fingerprint, created_at)"
+            " select 'a', 'r', n::text, '', now() - n * interval '1 hour' from generate_series(40, 60) n"
+        )
+    async with database.system() as connection:
+        await connection.execute("select kit.expire()")
+    async with database.tenant("a") as connection:
+        row = await (await connection.execute("select max(key) as oldest, count(*) as n from kit.idempotency")).fetchone()
+    assert row == {"oldest": "47", "n": 8}
 
 
 async def notes_of(client: httpx2.AsyncClient, key: str) -> list[str]:

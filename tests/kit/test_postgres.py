@@ -114,6 +114,13 @@ def test_the_synchronous_database_keeps_the_same_promises(notes: DatabaseDsns) -
     database.close()
 
 
+async def test_maintenance_runs_what_refuses_a_transaction(notes: DatabaseDsns) -> None:
+    database = await Database.open(notes.owner, max_size=1)
+    async with database.maintenance() as connection:
+        await connection.execute("create index concurrently notes_text on sample.notes (text)")
+    await database.close()
+
+
 async def test_vectors_are_read_as_vectors(database: Database) -> None:
     async with database.system() as connection:
         row = await (await connection.execute("select %s::halfvec(3) as v", (HalfVector([1, 2, 3]),))).fetchone()

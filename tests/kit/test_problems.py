@@ -1,15 +1,18 @@
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from typing import Annotated, Literal
 
 import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI, Request
+from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from services.kit.application import UnscopedRouteError, create_app
-from services.kit.problems import MEDIA_TYPE
+from services.kit.problems import MEDIA_TYPE, reason
 from services.kit.settings import LogFormat, ServiceSettings
 from services.kit.telemetry import configure_logging
 from tests.conftest import ApiKey, Serve
@@ -70,11 +73,43 @@ async def test_faults_have_pointers_and_echo_nothing(client: httpx2.AsyncClient)
     assert SECRET not in json.dumps(query.json()["errors"])
 
 
+class Circle(BaseModel):
+    kind: Literal["circle"]
+
+
+class Square(BaseModel):
+    kind: Literal["square"]
+
+
+class Drawing(BaseModel):
+    shape: Annotated[Circle | Square, Field(discriminator="kind")]
+
+
+def test_a_tag_is_not_echoed_either() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Drawing.model_validate({"shape": {"kind": SECRET}})
+    assert SECRET in str(caught.value)
+    assert [reason(dict(fault)) for fault in caught.value.errors()] == ["the tag is none of 'circle', 'square'"]
+
+
 @pytest.mark.parametrize("body", [b"{", b"\xff", b'{"text": NaN', b"[" * 5000, b'{"text": "\\ud800"}'])
 async def test_a_body_that_is_no_json_is_the_callers_fault(client: httpx2.AsyncClient, body: bytes) -> None:
     answer = await client.post("/v1/notes", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
     assert slug(answer) in ("invalid-input", "bad-request")
+
+
+async def test_a_caller_that_hangs_up_is_no_server_error(client: httpx2.AsyncClient) -> None:
+    _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    lines = ["POST /v1/stream HTTP/1.1", "Host: x", f"Authorization: {client.headers['authorization']}", "Content-Length: 500", "", "abc"]
+    writer.write("\r\n".join(lines).encode())
+    await writer.drain()
+    await asyncio.sleep(0.2)
+    writer.close()
+    await writer.wait_closed()
+    await asyncio.sleep(0.3)
+    text = (await client.get("/metrics")).text
+    assert 'cacherl_http_requests_total{method="POST",route="/v1/stream",service="sample",status="499"}' in text
 
 
 async def chunks(count: int, size: int) -> AsyncIterator[bytes]:

@@ -109,7 +109,7 @@ def _mutates(name: str, description: str) -> tuple[bool, dict[str, Any]] | None:
     words = _words(name.rpartition(".")[2])
     verb = _first_word(words) or next((word for word in words if word in SURE), None)
     if verb is not None:
-        return verb in WRITES, {"from": "name", "verb": verb, "strength": "weak"}
+        return verb not in READS, {"from": "name", "verb": verb, "strength": "weak"}
     verb = _described(description)
     if verb is not None:
         return verb in WRITES, {"from": "description", "verb": verb, "strength": "weak"}
@@ -120,12 +120,12 @@ def _mutates(name: str, description: str) -> tuple[bool, dict[str, Any]] | None:
 def _first_word(words: tuple[str, ...]) -> str | None:
     """The first word where it is a verb that can be nothing else; a changing verb that is joined to it wins (`get_or_create`)."""
     first, rest = (words[0], words[1:]) if words else ("", ())
-    if first in WRITES:
-        return first
-    if first not in READS or (first == "check" and rest[:1] in (("in",), ("out",))):
-        return None
-    joined = [after for word, after in pairwise(rest) if word in ("and", "or", "then") and after in WRITES | EITHER]
-    return joined[0] if joined and joined[0] in WRITES else None if joined else first
+    if first == "check" and rest[:1] in (("in",), ("out",)):
+        return f"check {rest[0]}"
+    joined = (after for word, after in pairwise(rest) if word in ("and", "or", "then") and after in WRITES | EITHER)
+    if first in READS:
+        return next(joined, first)
+    return first if first in WRITES else None
 
 
 def _described(description: str) -> str | None:

@@ -14,7 +14,8 @@ __all__ = ["failed"]
 _LONGEST = 240
 _FAILURE = re.compile(
     r"^\W{0,3}(?:\w+\.)*\w*(?:error|exception)\b(?!s? (?:report|code|log|message|rate|count))\s*(?:[:(\-]|$)"
-    r"|^(?:error (?:in|on|at|while|when|during|calling|executing|occurred)|failed|failure|fatal|invalid|unable to|cannot|can't|could not|couldn't|unknown|missing|unauthori[sz]ed|forbidden)\b"
+    r"|^error (?:in|on|at|while|when|during|calling|executing|occurred)\b"
+    r"|^(?:failed|failure|fatal|invalid|unable to|cannot|can't|could not|couldn't|unknown|missing|unauthori[sz]ed|forbidden)\b"
     r"|^(?:no )?[\w ,'/-]{1,60} (?:is |are |was |were )?not (?:found|valid|provided|supported|allowed|available)[.!]?"
     r"(?: please [^.]*\.?)?(?:$|: )"
     r"|\bis not a valid \w+|\bmust be one of\b|^(?:traceback \(most recent|http[/ ]?[\d.]* ?[45]\d\d\b|[45]\d\d [a-z])"

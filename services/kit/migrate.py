@@ -138,7 +138,7 @@ def _run_file(connection: Connection, path: Path) -> None:
     _run(connection, sql.SQL(cast(LiteralString, path.read_text(encoding="utf-8"))))
 
 
-def _run(connection: Connection, statement: sql.Composable) -> None:
+def _run(connection: Connection, statement: sql.SQL | sql.Composed) -> None:
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     driver.execute(statement)

@@ -98,8 +98,8 @@ def validation_problem(error: RequestValidationError, instance: str | None = Non
 def reason(fault: dict[str, Any]) -> str:
     """What is wrong, without the value.
 
-    The texts of pydantic pass, but for the one that quotes. The text of a ValueError may quote anything and does not pass: a validator that has
-    something to say raises `PydanticCustomError` with a text of its own that holds no value.
+    The texts of pydantic pass, but for those that quote. The text of a ValueError may quote anything and does not pass: a validator that
+    has something to say raises `PydanticCustomError` with a text of its own that holds no value.
     """
     if fault["type"] == "union_tag_invalid":
         return f"the tag is none of {fault['ctx']['expected_tags']}"

@@ -1,5 +1,7 @@
 """`cacherl demo` and `cacherl run`: the main job, on the demo's own world or on your logs."""
 
+import os
+import sys
 from pathlib import Path
 
 import typer
@@ -21,11 +23,8 @@ def demo(
 ) -> None:
     """Run the whole system on a small world of its own: data, cache, SFT, GRPO, evaluation, report."""
     need_checkout("demo", "demo")
-    from demo.run import run_demo  # noqa: PLC0415  (only a checkout has the demo)
-
-    report = run_demo(out, size=size, seed=seed)
-    if as_json:
-        print_json(report)
+    arguments = [sys.executable, "-m", "demo", "--out", str(out), "--size", size, "--seed", str(seed)]
+    os.execv(sys.executable, arguments + (["--json"] if as_json else []))  # noqa: S606  (the same interpreter, our own module)
 
 
 @speaks_plainly

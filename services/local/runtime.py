@@ -42,6 +42,9 @@ class Runtime:
     processes: dict[str, int]
     """Name → pid."""
 
+    up: bool = False
+    """Whether every part has answered."""
+
     schema: str = SCHEMA
 
     def write(self, home: Path) -> None:
@@ -57,10 +60,10 @@ def read(home: Path) -> Runtime | None:
 
 
 def find(home: Path) -> Runtime | None:
-    """The system that runs on `home` now, or None."""
+    """The system that is up on `home` now, or None."""
     runtime = read(home)
     with suppress(psutil.Error):
-        if runtime is not None and abs(psutil.Process(runtime.pid).create_time() - runtime.started) < 1.0:
+        if runtime is not None and runtime.up and abs(psutil.Process(runtime.pid).create_time() - runtime.started) < 1.0:
             return runtime
     return None
 
@@ -74,7 +77,7 @@ class HomeLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._file)
-            running = find(home)
+            running = read(home)
             who = f" (pid {running.pid})" if running else ""
             raise ConflictError(
                 f"A system runs on {home} already{who}: stop it first, or choose another home.", slug="home-in-use"

@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -185,6 +186,8 @@ class LocalSystem:
         self._publish(plan)
         for child in self.children:
             child.await_up()
+        self._runtime = replace(self.runtime, up=True)
+        self._runtime.write(self.home)
 
     def _publish(self, plan: Plan) -> None:
         """Written before the parts are up: if we are killed now, the next start still knows the marker."""

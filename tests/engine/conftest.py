@@ -136,7 +136,7 @@ async def any_bench(request: pytest.FixtureRequest, weights: Weights, tmp_path: 
     # every other episode ends its turn after five ids, the rest go on
     engine = ScriptedEngine(
         renderer,
-        lambda turn, _: [20 + n for n in range(5)] + ([renderer.end_id] if turn.episode[-1] in "02468" else list(range(30, 90))),
+        lambda turn, _: [20 + n for n in range(5)] + ([renderer.end_id] if turn.episode[-1] in "02468" else list(range(30, 200))),
         policies=[weights.first.policy],
         context_length=CONTEXT,
     )

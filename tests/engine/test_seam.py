@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import aiohttp
 import pytest
@@ -194,6 +194,7 @@ async def test_closing_the_iterator_aborts(bench: Bench, ids: Ids) -> None:
     stream = bench.engine.generate(bench.weights.first.policy, requests)
     assert (await anext(stream)).id == "a1"
     assert await running(bench) == 2
+    assert isinstance(stream, AsyncGenerator)
     await stream.aclose()
     deadline = time.monotonic() + 2
     while await running(bench):

@@ -1,6 +1,6 @@
 """The client of the embedded engine: one NDJSON stream for a whole batch, so few connections carry many requests."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import aiohttp
 import orjson
@@ -22,7 +22,7 @@ class EmbeddedEngine:
     def __init__(self, url: str) -> None:
         self._http = Transport(url, CONNECTIONS, aiohttp.ClientTimeout(total=None, sock_connect=10))
 
-    async def generate(self, policy: PolicyVersion, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
+    async def generate(self, policy: PolicyVersion, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Completion, None]:
         """Yields completions as the engine finishes them. Closing the iterator aborts the rest.
 
         Raises:

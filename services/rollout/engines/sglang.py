@@ -7,7 +7,7 @@ so every answer's spans are read. Seeds are honoured by a worker in deterministi
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class SGLangEngine:
         self._worker: Worker | None = None
         self._facts: dict[str, PolicyFacts] = {}
 
-    async def generate(self, policy: PolicyVersion, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
+    async def generate(self, policy: PolicyVersion, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Completion, None]:
         """Yields completions as the worker finishes them. Closing the iterator aborts the rest, by their ids.
 
         Raises:

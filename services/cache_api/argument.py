@@ -2,9 +2,9 @@
 
 Everything names a thing (ids, numbers, dates, paths, places, enums, short values, and which arguments are there at all) unless it is
 shown to be free text. The identity of a call is the digest of all that names a thing: calls of different identity are never alike,
-whatever their texts say. Texts of equal identity are compared by the words they share, and vetoed where a word that itself names a thing
-(a number, a name written with a capital, a negation, what follows a direction) has no partner. Errors fall on the careful side: a miss,
-never another thing's result.
+whatever their texts say. Texts of equal identity are compared by the words they share (forms of one word count as one), and vetoed where
+a word that itself names a thing (a number, a name written with a capital, a negation, what follows a direction) has no partner. Errors
+fall on the careful side: a miss, never another thing's result.
 """
 
 import hashlib
@@ -12,8 +12,6 @@ import re
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
-
-from rapidfuzz import fuzz
 
 from cacherl.identifiers import looks_like_identifier
 from cacherl.tool_call import dump_canonical
@@ -39,6 +37,9 @@ OPENERS = _set(
 """Words that begin a question or an order: a capital on them is no name."""
 NEGATIONS = _set("no not never none without except excluding unless cannot can't don't doesn't isn't aren't won't non ")
 DIRECTIONS = _set("from to before after over under above below until since between into than ")
+INFLECTIONS = _set("s es d ed r er ers ing") | {""}
+MIN_STEM = 4
+FUNCTION_WORD_WEIGHT = 0.25
 MIN_WORDS_UNNAMED = 4
 MAX_IDENTITY_VALUE = 4096
 
@@ -94,14 +95,26 @@ def _text_likeness(asked: str, recorded: str) -> float:
         return 1.0
     if veto(asked, recorded) is not None:
         return 0.0
-    a, b = (" ".join(word.casefold() for word in words_of(text)) for text in (asked, recorded))
-    return fuzz.token_sort_ratio(a, b) / 100 if not a or not b else max(fuzz.token_sort_ratio(a, b), _shared(a, b)) / 100
+    left, right = ({word.casefold() for word in words_of(text)} for text in (asked, recorded))
+    shared = left & right
+    for word in sorted(left - shared):
+        partner = next((other for other in sorted(right - shared) if inflected(word, other)), None)
+        if partner is not None:
+            left, right = left - {word}, right - {partner}
+            shared.add(word)
+    union = sum(map(_weight, left | right | shared))
+    return sum(map(_weight, shared)) / union if union else 0.0
 
 
-def _shared(a: str, b: str) -> float:
-    """Share of words in common, in percent: of all words of both (so a text inside a longer one is not the same)."""
-    left, right = set(a.split()), set(b.split())
-    return 100 * len(left & right) / len(left | right)
+def _weight(word: str) -> float:
+    """Words that only hold a sentence together say little about what it asks."""
+    return FUNCTION_WORD_WEIGHT if word in OPENERS or word in DIRECTIONS else 1.0
+
+
+def inflected(word: str, other: str) -> bool:
+    """Whether two words are forms of one: they begin alike and end in nothing but an inflection."""
+    length = next((n for n, (a, b) in enumerate(zip(word, other, strict=False)) if a != b), min(len(word), len(other)))
+    return length >= MIN_STEM and word[length:] in INFLECTIONS and other[length:] in INFLECTIONS
 
 
 def veto(asked: str, recorded: str) -> str | None:

@@ -4,9 +4,9 @@ Leave-one-task-out replay: each recorded call is looked up without the recording
 with what was recorded. Where a scenario belongs to one task alone, that leaves nothing: then the call's own source is left out, and the
 result says `within_task`. Fuzzy is earned per tool: going from the strictest threshold to looser ones, as long as the 95 % upper bound of
 the share of tasks with a false hit stays at or below the target (a fixed sequence, so the error of the search is controlled); the task is
-the unit, and no shrinkage enters. Fidelity is a probability for use, not a guarantee: right hits with a Beta prior from all tools' hits
-of the tier.
-"""
+the unit, and no shrinkage enters. A call counts as false too where it would be once the recordings that are right were gone: a policy
+asks what nobody asked before, and must not get an old answer to a new question. Fidelity is a probability for use, not a guarantee: right
+hits with a Beta prior from all tools' hits of the tier."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -75,7 +75,13 @@ class Replayed:
     similarity: float | None = None
     """Of the most alike call, where no exact answer is."""
     fuzzy: bool | None = None
+    misled: float = 0.0
+    """Similarity of the most alike call that had another result: what would be served if nothing right had been recorded."""
     nearest: bool | None = None
+
+    def false_at(self, threshold: float) -> bool:
+        """Whether fuzzy would serve something false at a threshold, with all recordings or without those that are right."""
+        return (self.fuzzy is False and (self.similarity or 0) >= threshold) or self.misled >= threshold
 
 
 @dataclass
@@ -113,7 +119,6 @@ class Replayer:
         others = [other for other in self.exact[row.full_key] if not _leaves_with(row, other, within)]
         if others:
             found.exact = majority(others) == row.digest
-            return found
         calls = {
             key: kept
             for key, recorded in self.near[row.neighbourhood].items()
@@ -125,13 +130,16 @@ class Replayer:
 
     def _near(self, row: Recorded, calls: dict[bytes, list[Recorded]], found: Replayed) -> None:
         keys, vectors_ND = self._neighbourhood(row)
-        cosines_N = vectors_ND @ vectors_ND[keys.index(row.key)]
-        ordered = sorted((key for key in keys if key in calls), key=lambda key: (-cosines_N[keys.index(key)], key))[:NEAREST]
-        found.nearest = majority(calls[ordered[0]]) == row.digest
+        place = {key: number for number, key in enumerate(keys)}
+        cosines_N = vectors_ND @ vectors_ND[place[row.key]]
+        ordered = sorted(calls, key=lambda key: (-cosines_N[place[key]], key))[:NEAREST]
         asked = self._text(row)
         alike = {key: likeness(asked, self._text(calls[key][0])) for key in ordered}
-        best = max(ordered, key=lambda key: (alike[key], len(calls[key]), key))
-        found.similarity, found.fuzzy = alike[best], majority(calls[best]) == row.digest
+        right = {key: majority(calls[key]) == row.digest for key in ordered}
+        found.misled = max((alike[key] for key in ordered if not right[key]), default=0.0)
+        if found.exact is None:
+            best = max(ordered, key=lambda key: (alike[key], len(calls[key]), key))
+            found.similarity, found.fuzzy, found.nearest = alike[best], right[best], right[ordered[0]]
 
     def _neighbourhood(self, row: Recorded) -> tuple[list[bytes], NDArray[np.float32]]:
         place = row.neighbourhood
@@ -225,7 +233,7 @@ def _fuzzy(replay: ToolReplay, pool: float, target: float, floor: float) -> Tool
     tasks = len({call.task for call in replay.calls})
     threshold: float | None = None
     for candidate in GRID:
-        bad = {call.task for call in replay.calls if call.fuzzy is False and (call.similarity or 0) >= candidate}
+        bad = {call.task for call in replay.calls if call.false_at(candidate)}
         if upper_bound(len(bad), tasks) > target:
             break
         threshold = candidate
@@ -233,7 +241,7 @@ def _fuzzy(replay: ToolReplay, pool: float, target: float, floor: float) -> Tool
     fidelity = shrunk(hits, pool)
     earned = threshold is not None and bool(hits) and fidelity >= floor
     compared = any(call.fuzzy is not None for call in replay.calls)
-    strict = {call.task for call in replay.calls if call.fuzzy is False and (call.similarity or 0) >= GRID[0]}
+    strict = {call.task for call in replay.calls if call.false_at(GRID[0])}
     required = tasks_required(len(strict), target) if compared and threshold is None else None
     return _evidence(replay, "fuzzy", hits, fidelity, earned=earned, threshold=threshold if earned else None, required=required)
 

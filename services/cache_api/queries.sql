@@ -15,8 +15,9 @@ select id, name, revision, view, entries, embedder, dimension, settings, created
 from cache.caches where %(after)s::text is null or id > %(after)s order by id limit %(limit)s;
 
 -- name: lock_cache
--- The short lock under which a batch gets its revision and a view takes over.
-select c.revision, c.view, v.version from cache.caches c join cache.views v on v.id = c.view where c.id = %(cache)s for update of c;
+-- The short lock under which a batch gets its revision and a view takes over. The view's version is read after it, in a statement of its own:
+-- one that waits for the lock sees other tables as they were before it waited.
+select revision, view from cache.caches where id = %(cache)s for update;
 
 -- name: move_cache
 update cache.caches set revision = %(revision)s, entries = entries + %(stored)s where id = %(cache)s;

@@ -163,7 +163,8 @@ class Recorder:
         answered = await store.row(connection, queries.claim_batch, {"cache": cache, "batch": intake.batch})
         if answered is not None:
             return answered["answer"]
-        if locked is None or (locked["view"], locked["version"]) != (view.id, view.version):
+        present = await store.row(connection, queries.view_version, {"view": view.id})
+        if locked is None or present is None or (locked["view"], present["version"]) != (view.id, view.version):
             raise MovedError
         revision = locked["revision"] + 1
         stored, conflicting, refused = await _insert(connection, view, blocks, revision)

@@ -120,8 +120,8 @@ def _mutates(name: str, description: str) -> tuple[bool, dict[str, Any]] | None:
 def _first_word(words: tuple[str, ...]) -> str | None:
     """The first word where it is a verb that can be nothing else; a changing verb that is joined to it wins (`get_or_create`)."""
     first, rest = (words[0], words[1:]) if words else ("", ())
-    if first == "check" and rest[:1] in (("in",), ("out",)):
-        return f"check {rest[0]}"
+    if words[:2] in (("check", "in"), ("check", "out")):
+        return " ".join(words[:2])
     joined = (after for word, after in pairwise(rest) if word in ("and", "or", "then") and after in WRITES | EITHER)
     if first in READS:
         return next(joined, first)

@@ -99,7 +99,7 @@ def embedded_url(weights: Weights) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sglang_url(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with filelock.FileLock(server.REPOSITORY / ".venv-sglang.lock"):
+    with filelock.FileLock(Path(sys.prefix) / "sglang-setup.lock"):
         server.build()
     log = tmp_path_factory.mktemp("sglang") / "log"
     with server.running(weights.root / weights.first.path, str(weights.first.policy), log, CONTEXT) as url:

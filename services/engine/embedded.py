@@ -12,6 +12,7 @@ It promises the seam of `cacherl.engine` and never answers as a version that it 
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -252,15 +253,18 @@ def application(loop: EngineLoop, root: Path) -> web.Application:
 
 
 async def serve(host: str, port: int, loop: EngineLoop, root: Path) -> None:
-    """Serves until cancelled."""
-    runner = web.AppRunner(application(loop, root), handler_cancellation=True, access_log=None, shutdown_timeout=2)
+    """Serves until SIGTERM or SIGINT; streams that are open then are cut."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runner = web.AppRunner(application(loop, root), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
         await site.start()
         sys.stdout.write(f"http://{host}:{runner.addresses[0][1]}\n")
         sys.stdout.flush()
-        await asyncio.Event().wait()
+        await stop.wait()
     finally:
         await runner.cleanup()
 
@@ -280,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     loop = EngineLoop(rows=args.rows, context=args.context, threads=args.threads)
     asyncio.run(serve(args.host, args.port, loop, args.weights_root))
+    loop.close()
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def embedded_process(root: Path, *options: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        assert process.wait(20) == 0
         process.stdout.close()
 
 

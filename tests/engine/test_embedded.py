@@ -15,6 +15,7 @@ import torch
 
 from cacherl.engine import PolicyVersion
 from cacherl.errors import ConflictError, EngineError
+from services.engine.embedded import main
 from services.rollout.engines.embedded import EmbeddedEngine
 from tests.engine.conftest import Bench, Ids, Published, Weights, embedded_process
 from tests.engine.test_seam import assert_is_of, collect, turn
@@ -218,3 +219,10 @@ async def test_an_engine_that_dies_in_a_stream_is_away_not_finished(weights: Wei
     with pytest.raises(EngineError):
         await anext(stream)
     await engine.close()
+
+
+def test_the_command_line_refuses_a_root_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--port", "0", "--weights-root", "/nowhere"])
+    assert caught.value.code == 2
+    assert "not a directory" in capsys.readouterr().err

@@ -73,14 +73,12 @@ class Renderer:
         eos: list[str | int] = [_token_text(config["eos_token"])] if config.get("eos_token") else []
         for name in ("generation_config.json", "config.json"):
             eos += _eos_ids(folder / name)
-        renderer = cls(
+        return cls(
             Tokenizer.from_str(data),
             (folder / "chat_template.jinja").read_text(encoding="utf-8"),
             eos=eos,
             pad=_token_text(config["pad_token"]) if config.get("pad_token") else None,
         )
-        renderer.tokenizer_hash = hashlib.sha256(data.encode()).hexdigest()
-        return renderer
 
     # -- pieces -----------------------------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from cacherl import tool_formats
 from cacherl.api.cache import LookupItem, LookupItemAnswer
 from cacherl.engine import Completion, EngineInfo, FinishReason, GenerationRequest, PolicyVersion
+from cacherl.episode import Episode, EpisodeCall, EpisodeStatus, EpisodeTurn, StopReason, task_hash
 from cacherl.errors import ConflictError
-from cacherl.rendering import Renderer
+from cacherl.rendering import Renderer, result_text
 from cacherl.state import State, advance, scoped
 from cacherl.tier import Agreement, CallOutcome, EntryRef, LookupResult, ToolResult
 from cacherl.tool_cache import CachePins
@@ -272,6 +273,55 @@ def task(question: str = "What is it?", *, tools: Sequence[ToolSpec] = (), answe
         {"id": "t", "messages": [Message(role=Role.USER, content=question)], "tools": list(tools), "scenario": "s", "reference": reference}
         | fields
     )
+
+
+def trajectory(
+    *calls: tuple[str, Mapping[str, Json], str], tools: Sequence[ToolSpec] = (), answer: str = "Done.", **fields: Any
+) -> Trajectory:
+    """A demonstration that makes (tool, arguments, result) calls one after the other, then answers."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Do it."}]
+    for number, (name, arguments, result) in enumerate(calls):
+        made = {"id": f"call_{number}", "function": {"name": name, "arguments": dict(arguments)}}
+        messages.append({"role": "assistant", "tool_calls": [made]})
+        messages.append({"role": "tool", "content": result, "tool_call_id": made["id"], "name": name})
+    messages.append({"role": "assistant", "content": answer})
+    return Trajectory.model_validate({"id": "trj", "messages": messages, "tools": list(tools), "scenario": "s", "task_id": "t"} | fields)
+
+
+def answered(name: str, arguments: Mapping[str, Json], content: Json = "ok", **fields: Any) -> EpisodeCall:
+    """A call of an episode and its answer: exact unless `outcome` says otherwise. Its span is set by `episode`."""
+    call = ToolCall(name=name, arguments=dict(arguments))
+    given = {"span": (0, 1), "call": call, "outcome": CallOutcome.EXACT, "fidelity": 1.0, "result": ToolResult(content=content)}
+    return EpisodeCall.model_validate(given | fields)
+
+
+def episode(*calls: EpisodeCall, answer: str = "Done.", solves: Task | None = None, **fields: Any) -> Episode:
+    """A sound episode without a tokenizer: one turn for each call, then the answer; its ids mean nothing."""
+    solved = solves or task()
+    ids, turns, messages = [1, 2, 3], [], list(solved.messages)
+    for call in (*calls, None):
+        start = len(ids)
+        ids += [10, 11, 12, 13]
+        made = [call.model_copy(update={"span": (start + 1, start + 3)})] if call is not None else []
+        stamp = {"policy_version": POLICY, "finish_reason": FinishReason.STOP, "logprobs": [-0.5] * 4}
+        turns.append(EpisodeTurn.model_validate(stamp | {"start": start, "end": len(ids), "calls": made}))
+        messages += _messages(call, answer)
+        ids += [5, 6] if call is not None else []
+    body = {
+        "id": "eps_0", "rollout": "rol_0", "task": task_hash(solved), "task_id": solved.id, "group": 0, "index": 0,
+        "status": EpisodeStatus.OK, "stop_reason": StopReason.FINAL_ANSWER, "preset": "robust", "seed": 0,
+        "template": "t", "tokenizer": "t", "ids": ids, "prompt_length": 3, "turns": turns, "messages": messages,
+    }  # fmt: skip
+    return Episode.model_validate(body | fields).sealed()
+
+
+def _messages(call: EpisodeCall | None, answer: str) -> list[Message]:
+    """What an episode's text says of one turn."""
+    if call is None:
+        return [Message(role=Role.ASSISTANT, content=answer)]
+    made = [{"function": {"name": call.call.name, "arguments": call.call.arguments}}] if call.call is not None else []
+    said = Message.model_validate({"role": Role.ASSISTANT, "content": "", "tool_calls": made})
+    return [said, Message(role=Role.TOOL, content=result_text(call.result.content), is_error=call.result.is_error)]
 
 
 def call_text(name: str, arguments: Mapping[str, Json]) -> str:

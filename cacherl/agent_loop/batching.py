@@ -112,7 +112,11 @@ class EngineBatcher(_Gatherer[GenerationRequest, Completion]):
         self._finished.append(episode)
 
     async def _answer(self, batch: list[Ticket[GenerationRequest, Completion]]) -> None:
-        await self._forget()
+        if self._finished:
+            # Beside the turns: nobody waits for rows to be let go of.
+            forgetting = asyncio.get_running_loop().create_task(self._forget())
+            self._tasks.add(forgetting)
+            forgetting.add_done_callback(self._tasks.discard)
         asked = {ticket.ask.id: ticket for ticket in batch}
         stream = self.engine.generate(self.policy, [ticket.ask for ticket in batch])
         try:

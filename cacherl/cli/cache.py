@@ -11,9 +11,10 @@ from cacherl.api.cache import CacheCreate, CacheSettings, LookupCall, LookupItem
 from cacherl.cli.output import print_json, print_table, speaks_plainly
 from cacherl.cli.system import HomeOption, JsonOption
 from cacherl.client import CacheClient
-from cacherl.errors import UsageError
+from cacherl.errors import NotFoundError, UsageError
 from cacherl.importers import import_file
 from cacherl.runtime import connect
+from cacherl.tier import Preset
 
 app = typer.Typer(no_args_is_help=True, help="Caches of recorded tool results.")
 
@@ -39,19 +40,21 @@ def list_caches(home: Path = HomeOption, as_json: bool = JsonOption) -> None:
 def ingest(
     cache: str = typer.Argument(help="Name of the cache; created where there is none."),
     files: list[Path] = typer.Argument(help="Logs in any format that can be imported."),
-    preset: str = typer.Option("robust", help="robust or paper."),
+    preset: str | None = typer.Option(None, help="robust or paper, for a cache that is made now; default: robust."),
     scenario: str | None = typer.Option(None, help="Scenario of all records; default: what the importer says."),
     home: Path = HomeOption,
     as_json: bool = JsonOption,
 ) -> None:
     """Record the calls of logs in a cache."""
-    if preset not in ("robust", "paper"):
+    if preset not in (None, "robust", "paper"):
         raise UsageError(f"there is no preset {preset!r}; choose robust or paper")
+
+    imports = [import_file(path, scenario=scenario) for path in files]  # what cannot be recognised is told before anything is stored
 
     async def send() -> None:
         async with _client(home) as client:
-            await client.create(CacheCreate(name=cache, settings=CacheSettings(preset=preset)), key=f"create-{cache}")
-            lines = (t for path in files for t in import_file(path, scenario=scenario))
+            await _ensure(client, cache, preset)
+            lines = (trajectory for found in imports for trajectory in found)
             answer = await client.ingest(cache, lines, batch=uuid.uuid4().hex)
         if as_json:
             print_json(answer)
@@ -59,6 +62,11 @@ def ingest(
             typer.echo(
                 f"{answer.read} lines read, {answer.stored} calls stored, {answer.duplicate} known already, revision {answer.revision}"
             )
+        for name, found in zip(files, imports, strict=True):
+            for problem in found.problems:
+                typer.echo(f"{name}: refused: {problem.detail}", err=True)
+        for refused in answer.refused:
+            typer.echo(f"record {refused.line}: refused by the cache: {refused.detail}", err=True)
 
     asyncio.run(send())
 
@@ -119,6 +127,17 @@ def coverage(cache: str, limit: int = typer.Option(20, help="Rows."), home: Path
             print_table(["tool", "arguments", "misses"], rows)
 
     asyncio.run(ask())
+
+
+async def _ensure(client: CacheClient, cache: str, preset: Preset | None) -> None:
+    """Makes a cache where there is none. Errors: `UsageError` where there is one of another preset."""
+    try:
+        found = await client.get(cache)
+    except NotFoundError:
+        await client.create(CacheCreate(name=cache, settings=CacheSettings(preset=preset or "robust")))
+        return
+    if preset not in (None, found.settings.preset):
+        raise UsageError(f"the cache {cache} is there with preset {found.settings.preset}: take another name, or leave --preset out")
 
 
 def _client(home: Path) -> CacheClient:

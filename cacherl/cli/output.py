@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cacherl.errors import AwayError, CacheRLError, InputError, NotFoundError
@@ -18,6 +19,7 @@ R = TypeVar("R")
 
 DONE, FAILED, USAGE, AWAY, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes (contracts §7)."""
+UNBOUNDED = 10_000
 
 
 def print_json(value: BaseModel | dict[str, Any] | list[Any]) -> None:
@@ -32,8 +34,9 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*map(escape, row))
+    # A pipe has no width: nothing is cut or wrapped there, so that what is searched for is there whole.
+    Console(width=None if sys.stdout.isatty() else UNBOUNDED).print(table)
 
 
 def exit_code(error: CacheRLError) -> int:
@@ -56,6 +59,9 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
         except ValidationError as error:
             _complain(f"not valid: {error.title}", *(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]))
             raise typer.Exit(USAGE) from error
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            _complain(f"{error.filename}: {error.strerror}")
+            raise typer.Exit(USAGE) from error
         except KeyboardInterrupt as error:
             _complain("interrupted; what was done is kept")
             raise typer.Exit(INTERRUPTED) from error
@@ -70,7 +76,7 @@ def _field(error: dict[str, Any]) -> str:
 
 def _complain(*lines: str) -> None:
     first, *rest = lines
-    Console(stderr=True).print(f"[red]cacherl:[/] {first}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[red]cacherl:[/] {escape(first)}", highlight=False, soft_wrap=True)
     for line in rest:
         if line and line != first:
-            Console(stderr=True).print(f"  {line}", highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"  {escape(line)}", highlight=False, soft_wrap=True)

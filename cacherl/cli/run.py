@@ -9,6 +9,7 @@ import typer
 from cacherl.cli.output import print_json, speaks_plainly
 from cacherl.cli.system import JsonOption, need_checkout
 from cacherl.errors import UsageError
+from cacherl.importers import FORMATS
 from cacherl.main_job import execute
 from cacherl.pipeline.bounded import bounded_plan
 from cacherl.pipeline.plan import RunPlan
@@ -29,28 +30,34 @@ def demo(
 
 @speaks_plainly
 def run(
-    data: list[Path] = typer.Option(..., "--data", help="Recorded logs, any format that can be imported; may be given several times."),
+    data: list[Path] = typer.Option([], "--data", help="Recorded logs, any format that can be imported; may be given several times."),
     out: Path = typer.Option(..., "--out", help="Where the report goes."),
     format_: str = typer.Option("auto", "--format", help="Name of the importer; default: recognised."),
     scenario: str | None = typer.Option(None, help="Scenario of all records; default: what the importer says."),
     sft_steps: int = typer.Option(200, min=1, help="Steps of SFT."),
     grpo_steps: int = typer.Option(3, min=1, help="Steps of GRPO."),
     max_tasks: int = typer.Option(24, min=1, help="Held-out tasks to evaluate on."),
-    plan: Path | None = typer.Option(None, help="A JSON file with a whole plan instead (fields: cacherl.pipeline.plan.RunPlan)."),
+    plan: Path | None = typer.Option(
+        None, help="Instead of --data: a file with a whole plan as JSON (fields: cacherl.pipeline.plan.RunPlan)."
+    ),
     seed: int = typer.Option(0, help="Seed of everything."),
     as_json: bool = JsonOption,
 ) -> None:
     """Import logs, build the cache, train and evaluate the tiny model for a bounded number of steps, and report honestly."""
     need_checkout("services", "run")
-    missing = [str(path) for path in data if not path.is_file()]
-    if missing:
-        raise UsageError(f"there is no file {', '.join(missing)}")
+    if bool(data) == (plan is not None):
+        raise UsageError("give either --data, once or more often, or --plan")
+    if format_ not in ("auto", *FORMATS):
+        raise UsageError(f"there is no format {format_!r}; choose {', '.join(FORMATS)} or auto")
     if plan is not None:
         chosen = RunPlan.model_validate_json(plan.read_bytes())
     else:
         chosen = bounded_plan(
             data, format_=format_, scenario=scenario, sft_steps=sft_steps, grpo_steps=grpo_steps, max_tasks=max_tasks, seed=seed
         )
+    missing = [str(path) for path in (*chosen.logs, *chosen.cache_logs, *chosen.validation_logs) if not path.is_file()]
+    if missing:
+        raise UsageError(f"there is no file {', '.join(missing)}")
     report = execute(chosen, out, live_away="recorded logs have no live tools to call")
     if as_json:
         print_json(report)

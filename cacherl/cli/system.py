@@ -1,6 +1,7 @@
 """`cacherl up`, `down`, `status`: the local system, and whether a system answers."""
 
 import asyncio
+import fcntl
 import importlib.util
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+import cacherl
 from cacherl.cli.output import print_json, print_table, speaks_plainly
 from cacherl.client.transport import Transport
 from cacherl.errors import CacheRLError, UsageError
@@ -20,8 +22,15 @@ JsonOption = typer.Option(False, "--json", help="Print one JSON document.")
 
 
 def need_checkout(module: str, command: str) -> None:
-    """Errors: `UsageError` where the services are not here (the wheel ships library, SDK and command line alone)."""
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
+    """Makes the checkout's `services` and `demo` importable, here and in what is started from here, whatever the working directory.
+
+    Errors: `UsageError` where they are not here (the wheel ships library, SDK and command line alone).
+    """
+    root = Path(cacherl.__file__).resolve().parents[1]
+    if (root / "services/local/up.py").is_file():
+        sys.path.insert(0, str(root))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    if importlib.util.find_spec(module) is None:
         raise UsageError(
             f"`cacherl {command}` runs from a checkout of the repository or from its image; the installed package has no services"
         )
@@ -44,12 +53,12 @@ def up(
 def down(home: Path = HomeOption) -> None:
     """Stop the local system of a home."""
     runtime = from_home(home)
-    if runtime is None or runtime.pid is None:
+    if runtime is None or runtime.pid is None or not _held(home):
         typer.echo(f"no system runs in {home}", err=True)
         return
     os.kill(runtime.pid, signal.SIGTERM)
     for _ in range(300):
-        if from_home(home) is None:
+        if from_home(home) is None or not _held(home):
             typer.echo(f"stopped the system in {home}", err=True)
             return
         time.sleep(0.1)
@@ -67,6 +76,18 @@ def status(home: Path = HomeOption, as_json: bool = JsonOption) -> None:
         print_table(["service", "url", "state"], [[s["name"], s["url"], s["state"]] for s in found])
     if any(service["state"] != "ready" for service in found):
         raise typer.Exit(3)
+
+
+def _held(home: Path) -> bool:
+    """Whether a system holds the home's lock: a stale runtime file may name anybody's pid, the kernel's lock goes with its owner."""
+    try:
+        with (home / "lock").open("rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 async def _ask(urls: dict[str, str]) -> list[dict[str, str]]:

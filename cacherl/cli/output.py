@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from stamina.instrumentation import set_on_retry_hooks
 
 from cacherl.errors import AwayError, CacheRLError, InputError, NotFoundError
 
@@ -51,6 +52,7 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        set_on_retry_hooks([])  # a retry is logged on standard output by default, where the one document belongs
         try:
             return command(*args, **kwargs)
         except CacheRLError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 import cacherl
-from cacherl.cli.output import print_json, print_table, speaks_plainly
+from cacherl.cli.output import AWAY, print_json, print_table, speaks_plainly
 from cacherl.client.transport import Transport
 from cacherl.errors import CacheRLError, UsageError
 from cacherl.runtime import HOME, connect, from_home
@@ -69,13 +69,13 @@ def down(home: Path = HomeOption) -> None:
 def status(home: Path = HomeOption, as_json: bool = JsonOption) -> None:
     """Whether the services of a system answer."""
     runtime = connect(home)
-    found = asyncio.run(_ask(runtime.urls.model_dump()))
+    found = asyncio.run(_ask(runtime.urls.model_dump(), runtime.key))
     if as_json:
         print_json({"schema": "cacherl.status/1", "services": found})
     else:
         print_table(["service", "url", "state"], [[s["name"], s["url"], s["state"]] for s in found])
     if any(service["state"] != "ready" for service in found):
-        raise typer.Exit(3)
+        raise typer.Exit(AWAY)
 
 
 def _held(home: Path) -> bool:
@@ -90,10 +90,10 @@ def _held(home: Path) -> bool:
     return False
 
 
-async def _ask(urls: dict[str, str]) -> list[dict[str, str]]:
+async def _ask(urls: dict[str, str], key: str) -> list[dict[str, str]]:
     found = []
     for name, url in urls.items():
-        http = Transport(url, "", timeout=5, attempts=1)
+        http = Transport(url, key, timeout=5, attempts=1)
         try:
             await http.file("/readyz")
             state = "ready"

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
@@ -11,6 +11,8 @@ from services.cache_api.parts import Parts
 from services.cache_api.routes import caches, entries, lookups, tools, views
 from services.cache_api.settings import CacheSettings
 from services.kit.application import create_app
+
+LAST_COUNTS_S = 5.0
 
 
 def create(settings: CacheSettings) -> FastAPI:
@@ -36,5 +38,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await parts.tally.flush()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_COUNTS_S):
+                await parts.tally.flush()
         await parts.live.close()

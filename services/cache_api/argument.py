@@ -36,7 +36,9 @@ OPENERS = _set(
 )
 """Words that begin a question or an order: a capital on them is no name."""
 NEGATIONS = _set("no not never none without except excluding unless cannot can't don't doesn't isn't aren't won't non ")
-DIRECTIONS = _set("from to before after over under above below until since between into than ")
+ORDERS = _set("before after over under above below until since than less more fewer")
+"""Words that turn the meaning round like a negation."""
+DIRECTIONS = _set("from to into between towards")
 INFLECTIONS = _set("s es d ed r er ers ing") | {""}
 MIN_STEM = 4
 FUNCTION_WORD_WEIGHT = 0.25
@@ -125,7 +127,8 @@ def veto(asked: str, recorded: str) -> str | None:
         for word in mine:
             if _names(word) and word.casefold() not in others:
                 return f"only one side says {word!r}"
-    if _directed(left) != _directed(right):
+    mine, theirs = _directed(left), _directed(right)
+    if any(mine[word] != theirs[word] for word in mine.keys() & theirs.keys()):
         return "a direction differs"
     return None
 
@@ -133,13 +136,18 @@ def veto(asked: str, recorded: str) -> str | None:
 def _names(word: str) -> bool:
     """Whether a word names a thing or turns the meaning round, so that it must stand on both sides."""
     lower = word.casefold()
-    if lower in NEGATIONS or any(character.isdigit() for character in word) or looks_like_identifier(word):
+    if lower in NEGATIONS or lower in ORDERS or any(character.isdigit() for character in word) or looks_like_identifier(word):
         return True
     return word[:1].isupper() and lower not in OPENERS
 
 
-def _directed(words: list[str]) -> set[tuple[str, str]]:
-    return {(word.casefold(), following.casefold()) for word, following in pairwise(words) if word.casefold() in DIRECTIONS}
+def _directed(words: list[str]) -> dict[str, set[str]]:
+    """What follows each word of direction."""
+    found: dict[str, set[str]] = {}
+    for word, following in pairwise(words):
+        if word.casefold() in DIRECTIONS:
+            found.setdefault(word.casefold(), set()).add(following.casefold())
+    return found
 
 
 @lru_cache(maxsize=65536)

@@ -6,7 +6,8 @@ result says `within_task`. Fuzzy is earned per tool: going from the strictest th
 the share of tasks with a false hit stays at or below the target (a fixed sequence, so the error of the search is controlled); the task is
 the unit, and no shrinkage enters. A call counts as false too where it would be once the recordings that are right were gone: a policy
 asks what nobody asked before, and must not get an old answer to a new question. Fidelity is a probability for use, not a guarantee: right
-hits with a Beta prior from all tools' hits of the tier."""
+hits with a Beta prior from all tools' hits of the tier.
+"""
 
 import hashlib
 from collections import Counter, defaultdict

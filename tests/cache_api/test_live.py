@@ -44,7 +44,7 @@ def bank() -> Bank:
 
 
 @pytest.fixture
-async def live(bank: Bank, serve: Serve, settings: ServiceSettings, api_key: Any) -> Cache:
+async def live(bank: Bank, settings: ServiceSettings, api_key: Any, serve: Serve) -> Cache:
     url = str((await serve(bank.app)).base_url)
     app = create(CacheSettings(**settings.model_dump(), live_servers={"bank": url}))
     http = await serve(app, api_key(scopes=(Scope.CACHE_READ, Scope.CACHE_WRITE)))

@@ -1,15 +1,15 @@
 """The engines behind the service: which is there, which is least busy, and that each holds the weights it is asked for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from cacherl.api.rollout import EngineStatus
-from cacherl.engine import Engine, EngineInfo, PolicyVersion
-from cacherl.errors import AwayError, EngineError
+from cacherl.engine import Completion, Engine, EngineInfo, GenerationRequest, PolicyVersion
+from cacherl.errors import AwayError, ConflictError, EngineError
 from services.rollout.engines import EngineConfig
 
 INFO_S = 10.0
@@ -36,6 +36,63 @@ class Worker:
     playing: int = 0
 
 
+class Holding:
+    """An engine that is kept holding one policy version: where it lost it (a restart), it is given the weights again, once a request."""
+
+    def __init__(self, engine: Engine, weights: Weights) -> None:
+        self._engine, self._weights = engine, weights
+        self._reloading = asyncio.Lock()
+
+    async def generate(self, policy: PolicyVersion, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
+        """As the engine's; an engine that does not hold the version has sampled nothing yet, so asking again is safe."""
+        begun = False
+        try:
+            async with aclosing(_closable(self._engine.generate(policy, requests))) as completions:
+                async for completion in completions:
+                    begun = True
+                    yield completion
+            return
+        except ConflictError:
+            if begun:
+                raise
+        await self._reload()
+        async with aclosing(_closable(self._engine.generate(policy, requests))) as completions:
+            async for completion in completions:
+                yield completion
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            if self._weights.policy not in (await self._engine.info()).policies:
+                log.warning("an engine lost its weights", action="load", policy=str(self._weights.policy))
+                await self.load(self._weights.policy, self._weights.path, self._weights.sha256)
+
+    async def load(self, policy: PolicyVersion, path: str, sha256: str) -> None:
+        """As the engine's."""
+        await self._engine.load(policy, path, sha256)
+
+    async def forget(self, episodes: Sequence[str]) -> None:
+        """As the engine's."""
+        await self._engine.forget(episodes)
+
+    async def info(self) -> EngineInfo:
+        """As the engine's."""
+        return await self._engine.info()
+
+    async def close(self) -> None:
+        """Nothing: the fleet closes its engines."""
+
+
+async def _closable(stream: AsyncIterator[Completion]) -> AsyncGenerator[Completion]:
+    """The same stream; closing it closes what is behind."""
+    try:
+        async for completion in stream:
+            yield completion
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
+
+
 class Fleet:
     """All configured engines."""
 
@@ -60,7 +117,7 @@ class Fleet:
         worker = await self._holding(weights)
         worker.playing += 1
         try:
-            yield worker.engine
+            yield Holding(worker.engine, weights)
         finally:
             worker.playing -= 1
 

@@ -41,6 +41,7 @@ async def follow(parts: Parts, tenant: str, rollout: str, after: int, *, headers
     """The episodes of a rollout from position `after` on, as they finish; ends with the rollout."""
     lines = Lines(headers)
     while True:
+        bell = parts.bell.listen()
         async with parts.database.tenant(tenant) as connection:
             # First the state, then the episodes: whatever was written before the end is seen.
             state = (await store.find_rollout(connection, rollout))["state"]
@@ -52,7 +53,7 @@ async def follow(parts: Parts, tenant: str, rollout: str, after: int, *, headers
         elif JobState(state).final:
             return
         else:
-            await parts.bell.wait(parts.settings.poll_s)
+            await bell.wait(parts.settings.poll_s)
 
 
 async def found(parts: Parts, tenant: str, query: str, values: Row, limit: int) -> AsyncIterator[bytes]:

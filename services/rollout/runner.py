@@ -39,12 +39,13 @@ class Runner:
         """Works until it is cancelled; a database that is away is waited for."""
         try:
             while True:
+                bell = self._parts.bell.listen()
                 try:
-                    while await self._claim():
+                    if await self._claim():
                         continue
                 except (DatabaseError, PoolTimeout) as error:
                     log.warning("no work can be claimed", action="claim", error=type(error).__name__)
-                await self._parts.bell.wait(self._parts.settings.poll_s)
+                await bell.wait(self._parts.settings.poll_s)
         finally:
             for task in self._tasks:
                 task.cancel()

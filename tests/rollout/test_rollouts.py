@@ -16,6 +16,7 @@ from cacherl.jobs import JobState
 from cacherl.rendering import Renderer
 from cacherl.testing import InMemoryToolCache, Said, ScriptedEngine, call_text, tool
 from services.kit.auth import Scope
+from services.rollout.settings import RolloutSettings
 from tests.rollout.conftest import ANSWER, READ, TINY, Caches, Start, World, publish, tasks, wanted
 
 CALL = call_text("read", {"id": "a"})
@@ -336,6 +337,24 @@ async def test_a_rollout_waits_for_an_engine_that_is_away(start: Start, renderer
     assert [info.kind for info in (await world.sdk.engine()).engines] == ["scripted"]
 
 
+async def test_an_engine_that_lost_its_weights_is_given_them_again(world: World):
+    await over(world, (await world.sdk.create(wanted())).id)
+    info = await world.engine.info()
+    held = iter([info, info.model_copy(update={"policies": []})])
+
+    async def forgetful() -> Any:
+        # It restarts between being asked what it holds and being asked to generate.
+        found = next(held, None)
+        world.engine._policies.clear()
+        return found or info.model_copy(update={"policies": list(world.engine._policies)})
+
+    world.engine.info = forgetful
+    accepted = await world.sdk.create(wanted())
+    episodes = await received(world, accepted.id)
+    assert [episode.stop_reason for episode in episodes] == [StopReason.FINAL_ANSWER] * 2
+    assert world.engine._policies == [TINY]
+
+
 async def test_infrastructure_failures_are_recorded_and_the_siblings_count(start: Start):
     def script(request: GenerationRequest, turn: int) -> Said:
         if len(request.episode) and turn == 1 and request.episode == min(known):
@@ -422,6 +441,13 @@ async def test_weights_that_no_engine_takes_are_not_published(
         await publish(world)
     with pytest.raises(ConflictError):
         await world.sdk.create(wanted())
+
+
+def test_engines_are_named_by_address_or_in_full(settings: Any, monkeypatch: pytest.MonkeyPatch):
+    named = [{"kind": "sglang", "url": "http://gpu:30000", "weights_root": "/w"}, "http://127.0.0.1:9"]
+    monkeypatch.setenv("CACHERL_ENGINES", json.dumps(named))
+    found = RolloutSettings(**settings.model_dump()).engines
+    assert [(engine.kind.value, engine.url) for engine in found] == [("sglang", "http://gpu:30000"), ("embedded", "http://127.0.0.1:9")]
 
 
 async def test_the_documentation_names_every_operation(world: World):

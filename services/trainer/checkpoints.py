@@ -5,8 +5,6 @@ a number or text. It appears whole by an atomic rename, two are kept, and a dama
 unpickled: what `torch.save` writes is neither written nor read here.
 """
 
-import hashlib
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cacherl.errors import DataError
 from cacherl.wire import Json, Wire
+from services.trainer.directories import file_digest, publish
 
 SCHEMA = "cacherl.checkpoint/1"
 KEEP = 2
@@ -114,31 +113,6 @@ def read(directory: Path) -> Checkpoint:
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"the checkpoint cannot be read: {type(error).__name__}") from error
     return Checkpoint(directory, manifest)
-
-
-def publish(partial: Path, target: Path) -> None:
-    """Makes a finished directory appear under its name: everything is on the disk before the rename, and the rename before this returns."""
-    for path in partial.iterdir():
-        _sync(path)
-    _sync(partial)
-    if target.exists():
-        shutil.rmtree(target)
-    partial.rename(target)
-    _sync(target.parent)
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _split(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Json]]]:

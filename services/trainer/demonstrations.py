@@ -5,10 +5,13 @@ in.
 """
 
 import hashlib
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import orjson
 import structlog
 from datasets import Dataset
 from tokenizers import Tokenizer
@@ -17,8 +20,10 @@ from transformers import PreTrainedTokenizerFast
 from cacherl.errors import DataError
 from cacherl.rendering import Renderer
 from cacherl.trajectory import Role, Trajectory
+from services.trainer.directories import publish
 from services.trainer.rows import Row, RowCounts, write_rows
 
+ROWS, COUNTS = "rows.arrow", "counts.json"
 log = structlog.get_logger(__name__)
 
 
@@ -67,8 +72,24 @@ class Prepared:
 def prepare(
     trajectories: Iterable[Trajectory], renderer: Renderer, directory: Path, *, max_length: int, hold_back: int, seed: int
 ) -> Prepared:
-    """Renders demonstrations to `directory`, with `hold_back` of them (at most a tenth) kept out of training."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Demonstrations as rows, with `hold_back` of them (at most a tenth) kept out of training.
+
+    Rows that stand in `directory` already are used as they are: its name must say what they were made of.
+    """
+    if not (directory / COUNTS).exists():
+        _render(trajectories, renderer, directory, max_length)
+    found: dict[str, int] = orjson.loads((directory / COUNTS).read_bytes())
+    refused = found.pop("refused")
+    dataset = Dataset.from_file(str(directory / ROWS))
+    held = _chosen(len(dataset), min(hold_back, len(dataset) // 10), seed)
+    watched = [index for index in range(len(dataset)) if index in held]
+    trained = [index for index in range(len(dataset)) if index not in held]
+    return Prepared(_select(dataset, trained), _select(dataset, watched), RowCounts(**found), refused)
+
+
+def _render(trajectories: Iterable[Trajectory], renderer: Renderer, directory: Path, max_length: int) -> None:
+    partial = directory.parent / f".partial-{secrets.token_hex(6)}"
+    partial.mkdir(parents=True)
     refused = 0
 
     def rows() -> Iterator[Row]:
@@ -80,11 +101,16 @@ def prepare(
                 refused += 1
                 log.info("a demonstration is left out", action="demonstration_refused", trajectory=trajectory.id, reason=error.detail)
 
-    dataset, counts = write_rows(directory / "rows.arrow", rows(), max_length=max_length)
-    held = _chosen(len(dataset), min(hold_back, len(dataset) // 10), seed)
-    watched = [index for index in range(len(dataset)) if index in held]
-    trained = [index for index in range(len(dataset)) if index not in held]
-    return Prepared(dataset.select(trained).flatten_indices(), dataset.select(watched).flatten_indices(), counts, refused)
+    try:
+        _, counts = write_rows(partial / ROWS, rows(), max_length=max_length)
+        (partial / COUNTS).write_bytes(orjson.dumps({**asdict(counts), "refused": refused}))
+        publish(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _select(dataset: Dataset, indices: list[int]) -> Dataset:
+    return Dataset(dataset.data.table.take(indices))
 
 
 def _chosen(total: int, count: int, seed: int) -> set[int]:

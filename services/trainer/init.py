@@ -15,8 +15,10 @@ from cacherl.rendering import Renderer
 from cacherl.tool_formats import template
 from cacherl.tool_spec import ToolSpec
 from cacherl.trajectory import Message, Trajectory
+from cacherl.wire import Json
 from services.trainer import tokenizer as training
 from services.trainer.demonstrations import renderer_of
+from services.trainer.job import JobContext
 
 FORMAT = "qwen"
 ROPE_THETA = 10_000.0
@@ -73,3 +75,23 @@ def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerFast, seed: int) 
         owner.eos_token_id = tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))
         owner.pad_token_id = tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token))  # pyright: ignore[reportAttributeAccessIssue]
     return model
+
+
+def run(spec: InitSpec, job: JobContext) -> dict[str, Json]:
+    """Makes the policy and registers its first version."""
+    job.progress.stage("training the tokenizer")
+    model, tokenizer = build(lambda: _stoppable(job, job.trajectories(spec.datasets)), spec)
+    job.progress.stage("writing the policy")
+    written = job.save_policy(spec.policy, model, tokenizer, {"spec": spec.model_dump(mode="json")})
+    return {
+        "policy": {"name": written.name, "version": written.version},
+        "vocabulary": len(tokenizer),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "datasets": [job.dataset(name, "trajectories").id for name in spec.datasets],
+    }
+
+
+def _stoppable(job: JobContext, trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
+    for trajectory in trajectories:
+        job.progress.check()
+        yield trajectory

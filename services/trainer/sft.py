@@ -5,8 +5,9 @@ held-back demonstrations (the plateau rule), saves, resumes and stops. A stopped
 would have taken.
 """
 
+import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from cacherl.wire import Json, Wire
 from services.trainer import checkpoints
 from services.trainer.copying import IGNORED, selected_loss, warm_up
 from services.trainer.demonstration_trainer import DemonstrationTrainer, pad_id, trainer_of
+from services.trainer.demonstrations import Prepared, prepare, renderer_of
+from services.trainer.job import JobContext
 from services.trainer.optimizers import Rule, optimizer_of
 from services.trainer.progress import Silent, Stop, StoppedError
 from services.trainer.rows import RowTable
@@ -27,6 +30,8 @@ from services.trainer.schedule import Clock, scheduler
 REPORT_EVERY_S = 2.0
 CHECKPOINT_EVERY_S = 120.0
 HELD_BACK_BATCH = 16
+HELD_BACK = 64
+"""Demonstrations that are watched where no plateau rule says how many."""
 
 
 @dataclass(frozen=True)
@@ -240,3 +245,35 @@ def fit(
         ended_by=run.ended_by,
         **run.standing.model_dump(exclude={"held_back"}),
     )
+
+
+def run(spec: SftSpec, job: JobContext) -> dict[str, Json]:
+    """Trains the newest version of a policy on demonstrations and registers the result."""
+    start, model, tokenizer = job.load(spec.init_policy)
+    sources = [job.dataset(name, "trajectories") for name in spec.datasets]
+    job.progress.stage("rendering")
+    prepared = _prepared(spec, job, tokenizer, [source.sha256 or source.id for source in sources])
+    report = fit(model, tokenizer, prepared.train, spec, held_back=prepared.held_back, progress=job.progress, work=job.directory)
+    job.progress.stage("writing the policy")
+    about = {"spec": spec.model_dump(mode="json"), "from": f"{start.name}@{start.version}", "data": [source.sha256 for source in sources]}
+    written = job.save_policy(spec.policy, model, tokenizer, about)
+    return {
+        **asdict(report),
+        "tokens_trained": report.tokens,
+        "seconds_training": report.seconds,
+        "cpu_seconds": report.cpu_seconds,
+        "policy": {"name": written.name, "version": written.version},
+        "from": {"name": start.name, "version": start.version},
+        "datasets": [source.id for source in sources],
+        "rows": asdict(prepared.counts),
+    }
+
+
+def _prepared(spec: SftSpec, job: JobContext, tokenizer: PreTrainedTokenizerFast, sources: list[str]) -> Prepared:
+    """The rows of the demonstrations; rendered once for the same data, tokenizer and choice, whichever job asks."""
+    renderer = renderer_of(tokenizer)
+    trajectories = (t for t in job.trajectories(spec.datasets) if t.outcome.accepted or not spec.only_accepted)
+    key = [renderer.tokenizer_hash, renderer.template_hash, str(spec.only_accepted), str(spec.max_length), *sources]
+    folder = job.settings.shared_root / "rows" / hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
+    held_back = spec.plateau.held_back if spec.plateau is not None else HELD_BACK
+    return prepare(trajectories, renderer, folder, max_length=spec.max_length, hold_back=held_back, seed=spec.seed)

@@ -8,9 +8,8 @@ trained.
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import torch
@@ -19,25 +18,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from cacherl.errors import ConflictError, DataError
-from services.trainer.checkpoints import file_digest, publish
+from services.trainer.directories import file_digest, publish
+from services.trainer.policies import WrittenVersion
 
 SCHEMA = "cacherl.policy/1"
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
-
-
-@dataclass(frozen=True)
-class WrittenVersion:
-    """A policy version on the disk."""
-
-    name: str
-    version: int
-    kind: Literal["adapter", "full"]
-    path: str
-    """Relative to the weights root."""
-    sha256: str
-    """Of the weights file."""
 
 
 class WeightsRoot:

@@ -25,7 +25,7 @@ def start():
 @pytest.fixture
 def prepared(start, tmp_path):
     _, tokenizer = start()
-    return prepare((demonstration(n) for n in range(60)), renderer_of(tokenizer), tmp_path, max_length=512, hold_back=6, seed=0)
+    return prepare((demonstration(n) for n in range(60)), renderer_of(tokenizer), tmp_path / "rows", max_length=512, hold_back=6, seed=0)
 
 
 def spec(**fields):

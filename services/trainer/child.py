@@ -28,6 +28,7 @@ from services.kit import trace
 from services.kit.postgres import SyncDatabase
 from services.kit.telemetry import configure_logging
 from services.trainer import outcome
+from services.trainer.job import JobContext
 from services.trainer.jobs import Claim, JobStore, LeaseLostError, problem
 from services.trainer.outcome import Exit
 from services.trainer.progress import Reporter, Stop, StoppedError
@@ -94,8 +95,6 @@ class Teller:
 
 def run(order: Order, settings: TrainerSettings, signals: Signals) -> Exit:
     """Does the job and leaves its outcome."""
-    from services.trainer.job import JobContext  # noqa: PLC0415 - torch, only where a job is done
-
     claim = order.claim
     directory = settings.shared_root / "jobs" / claim.id
     database = SyncDatabase.open(settings.database_url, max_size=2, application="cacherl trainer job")

@@ -8,10 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any, Literal
 
 from cacherl.api.trainer import Dataset, DatasetKind, PolicyRecord
 from cacherl.client import Endpoints
@@ -24,7 +21,12 @@ from services.trainer.jobs import Claim, JobStore
 from services.trainer.policies import WrittenVersion
 from services.trainer.progress import Silent
 from services.trainer.settings import TrainerSettings
-from services.trainer.weights import WeightsRoot
+
+if TYPE_CHECKING:  # a job that trains nothing starts without torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from services.trainer.weights import WeightsRoot
 
 
 @dataclass
@@ -51,8 +53,10 @@ class JobContext:
         return folder
 
     @cached_property
-    def weights(self) -> WeightsRoot:
+    def weights(self) -> "WeightsRoot":
         """The folder of policies."""
+        from services.trainer.weights import WeightsRoot  # noqa: PLC0415
+
         return WeightsRoot(self.settings.shared_root / "weights")
 
     @cached_property
@@ -98,13 +102,13 @@ class JobContext:
         with self.store.fenced(self.claim) as connection:
             return policies.find(connection, name)
 
-    def load(self, name: str) -> tuple[PolicyRecord, PreTrainedModel, PreTrainedTokenizerFast]:
+    def load(self, name: str) -> "tuple[PolicyRecord, PreTrainedModel, PreTrainedTokenizerFast]":
         """The newest version of a policy with its model and tokenizer."""
         record = self.policy(name)
         return record, *self.weights.load(record.path)
 
     def write_policy(
-        self, name: str, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerFast, about: dict[str, Any]
+        self, name: str, model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerFast", about: dict[str, Any]
     ) -> WrittenVersion:
         """Writes a version that only this job knows; `register` makes it one that can be found."""
         with self.store.fenced(self.claim) as connection:
@@ -117,7 +121,7 @@ class JobContext:
             policies.register(connection, written, self.claim)
 
     def save_policy(
-        self, name: str, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerFast, about: dict[str, Any]
+        self, name: str, model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerFast", about: dict[str, Any]
     ) -> WrittenVersion:
         """Writes and registers a version."""
         written = self.write_policy(name, model, tokenizer, about)

@@ -1,5 +1,6 @@
 """The rollout service over real HTTP and Postgres, with a scripted engine and recordings in memory behind its two seams."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from cacherl.api.rollout import PolicyPublish, RolloutCreate
 from cacherl.client import RolloutClient
 from cacherl.engine import Engine, PolicyVersion
+from cacherl.episode import Episode
 from cacherl.rendering import Renderer
 from cacherl.testing import InMemoryToolCache, ScriptedEngine, call_text, task, tiny_tokenizer, tool
 from cacherl.tool_cache import CachePins, ToolCache
@@ -122,3 +124,17 @@ def tasks(count: int = 1) -> list[Task]:
 
 def wanted(count: int = 1, **fields: Any) -> RolloutCreate:
     return RolloutCreate(**({"cache": "memory", "policy": TINY, "tasks": tasks(count), "group_size": 2} | fields))
+
+
+async def over(world: World, rollout: str) -> Any:
+    async with asyncio.timeout(20):
+        while True:
+            found = await world.sdk.get(rollout)
+            if found.state.final:
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def received(world: World, rollout: str, after: str | None = None) -> list[Episode]:
+    async with asyncio.timeout(20):
+        return [episode async for episode in world.sdk.episodes(rollout, after=after)]

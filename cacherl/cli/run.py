@@ -10,7 +10,6 @@ from cacherl.cli.output import print_json, speaks_plainly
 from cacherl.cli.system import JsonOption, need_checkout
 from cacherl.errors import UsageError
 from cacherl.importers import FORMATS
-from cacherl.main_job import execute
 from cacherl.pipeline.bounded import bounded_plan
 from cacherl.pipeline.plan import RunPlan
 
@@ -58,6 +57,8 @@ def run(
     missing = [str(path) for path in (*chosen.logs, *chosen.cache_logs, *chosen.validation_logs) if not path.is_file()]
     if missing:
         raise UsageError(f"there is no file {', '.join(missing)}")
+    from cacherl.main_job import execute  # noqa: PLC0415  (the report draws with matplotlib, which the other commands need not have)
+
     report = execute(chosen, out, live_away="recorded logs have no live tools to call")
     if as_json:
         print_json(report)

@@ -10,7 +10,7 @@ from cacherl.engine import Completion, EngineInfo, GenerationRequest, PolicyVers
 from cacherl.errors import EngineError
 from services.rollout.engines.transport import Transport, problem_error
 
-CONNECTIONS = 32
+CONNECTIONS = 256
 CALL_SECONDS = 60.0
 LOAD_SECONDS = 300.0
 _PROBLEM = b'{"problem"'

@@ -10,7 +10,9 @@ from services.cache_api.tiers.candidate import Candidate
 from services.kit.postgres import AsyncRows
 
 NEAREST = 64
-"""How many recordings near a call are looked at."""
+"""How many recorded calls near a call are looked at."""
+NEAREST_ROWS = 256
+"""Among how many recordings near it they are found: a call that was recorded often takes several places."""
 Found = list[list[Candidate]]
 
 
@@ -93,7 +95,7 @@ class Candidates:
         if "embedding" in columns:
             columns["embedding"] = self.embedder.embed(columns["embedding"])
         answers: Found = [[] for _ in distinct]
-        for found in await rows(self.connection, query, {**columns, **self.pins, "limit": limit}):
+        for found in await rows(self.connection, query, {**columns, **self.pins, "limit": limit, "rows": NEAREST_ROWS}):
             answers[found["n"]].append(_candidate(found))
         return [answers[number] for number in index]
 

@@ -92,7 +92,7 @@ insert into cache.histories (cache_id, id, parent, tool, arguments, outcome, is_
 select %(cache)s, q.id, q.parent, q.tool, q.arguments::json, q.outcome, q.is_error, q.transient, array(select json_array_elements_text(q.mentions::json))
 from unnest(%(id)s::bytea[], %(parent)s::bytea[], %(tool)s::text[], %(arguments)s::text[], %(outcome)s::text[], %(is_error)s::boolean[],
   %(transient)s::boolean[], %(mentions)s::text[]) as q(id, parent, tool, arguments, outcome, is_error, transient, mentions)
-on conflict (cache_id, id) do nothing;
+on conflict (id, cache_id) do nothing;
 
 -- name: insert_keys
 insert into cache.entry_keys (cache_id, view, entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error, transient,
@@ -104,82 +104,115 @@ from unnest(%(entry)s::text[], %(tool)s::text[], %(key)s::bytea[], %(identity)s:
   %(recorded_at)s::timestamptz[], %(revision)s::bigint[], %(embedding)s::text[])
   as q(entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error, transient, schema_hash, recorded_at, revision,
     embedding)
-on conflict (cache_id, view, entry) do nothing;
+on conflict (entry, view, cache_id) do nothing;
 
 -- name: conflicting
 -- Of these new entries, those whose full key had another result before them.
-select count(*) as conflicting from cache.entry_keys n
-where n.cache_id = %(cache)s and n.view = %(view)s and n.entry = any(%(entries)s::text[]) and exists (
+select count(*) as conflicting
+from unnest(%(entry)s::text[], %(key)s::bytea[], %(scoped_state)s::bytea[], %(scenario)s::text[], %(result_digest)s::bytea[])
+  as q(entry, key, scoped_state, scenario, result_digest)
+where exists (
   select from cache.entry_keys o
-  where o.cache_id = %(cache)s and o.view = %(view)s and o.key = n.key and o.scoped_state is not distinct from n.scoped_state
-    and o.scenario = n.scenario and o.result_digest <> n.result_digest and (o.revision, o.entry) < (n.revision, n.entry));
+  where o.cache_id = %(cache)s and o.view = %(view)s and o.key = q.key and o.scoped_state = q.scoped_state and o.scenario = q.scenario
+    and o.result_digest <> q.result_digest and (o.revision < %(revision)s or o.entry < q.entry));
 
 -- name: exact_robust
 -- The full key, grouped by result; the excluded sources are left out before anything is counted. `fresh`: within the tool's ttl.
-select g.n - 1 as n, g.key, g.digest, g.is_error, g.fresh, g.schema_agrees, g.support, g.entry, e.source, e.step, e.recorded_at,
-  e.arguments::text as arguments, e.result::text as result
-from (
-  select q.n, k.key, k.result_digest as digest, k.is_error,
-    q.not_before is null or coalesce(k.recorded_at >= q.not_before, false) as fresh,
-    k.schema_hash is null or q.schema_hash is null or k.schema_hash = q.schema_hash as schema_agrees,
-    count(*) as support, (array_agg(k.entry order by k.revision, k.entry))[1] as entry
-  from unnest(%(key)s::bytea[], %(state)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[], %(schema_hash)s::text[], %(not_before)s::timestamptz[])
-    with ordinality as q(key, state, scenario, excluded, schema_hash, not_before, n)
-  join cache.entry_keys k
-    on k.cache_id = %(cache)s and k.view = %(view)s and k.key = q.key and k.scoped_state = q.state and k.scenario = q.scenario
-  where k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
-    and not q.excluded ? k.source
-  group by 1, 2, 3, 4, 5, 6
-) g join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
-
--- name: exact_paper
--- Tool and arguments alone.
-select g.n - 1 as n, g.key, g.digest, g.is_error, true as fresh, true as schema_agrees, g.support, g.entry, e.source, e.step, e.recorded_at,
-  e.arguments::text as arguments, e.result::text as result
-from (
-  select q.n, k.key, k.result_digest as digest, k.is_error, count(*) as support,
-    (array_agg(k.entry order by k.revision, k.entry))[1] as entry
-  from unnest(%(key)s::bytea[], %(excluded)s::jsonb[]) with ordinality as q(key, excluded, n)
-  join cache.entry_keys k on k.cache_id = %(cache)s and k.view = %(view)s and k.key = q.key
-  where k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
-    and not q.excluded ? k.source
-  group by 1, 2, 3, 4
-) g join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
-
--- name: near_robust
--- The nearest recordings of equal identity, scenario and scoped state, grouped by call and result.
-select q.n - 1 as n, c.*, e.source, e.step, e.recorded_at, e.arguments::text as arguments, e.result::text as result
-from unnest(%(identity)s::bytea[], %(state)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[], %(schema_hash)s::text[], %(not_before)s::timestamptz[],
-  %(embedding)s::text[]) with ordinality as q(identity, state, scenario, excluded, schema_hash, not_before, embedding, n)
+-- A lateral group for each question: the planner can only look its key up, never join the whole view.
+select q.n - 1 as n, g.*, e.source, e.step, e.recorded_at, e.arguments::text as arguments, e.result::text as result
+from unnest(%(key)s::bytea[], %(state)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[], %(schema_hash)s::text[], %(not_before)s::timestamptz[])
+  with ordinality as q(key, state, scenario, excluded, schema_hash, not_before, n)
 cross join lateral (
   select k.key, k.result_digest as digest, k.is_error,
     q.not_before is null or coalesce(k.recorded_at >= q.not_before, false) as fresh,
     k.schema_hash is null or q.schema_hash is null or k.schema_hash = q.schema_hash as schema_agrees,
-    count(*) as support, (array_agg(k.entry order by k.revision, k.entry))[1] as entry,
-    min(k.embedding <=> q.embedding::halfvec) as distance
+    count(*) as support, (array_agg(k.entry order by k.revision, k.entry))[1] as entry
+  from cache.entry_keys k
+  where k.cache_id = %(cache)s and k.view = %(view)s and k.key = q.key and k.scoped_state = q.state and k.scenario = q.scenario
+    and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
+    and not q.excluded ? k.source
+  group by 1, 2, 3, 4, 5
+) g
+join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
+
+-- name: exact_paper
+-- Tool and arguments alone.
+select q.n - 1 as n, g.*, true as fresh, true as schema_agrees, e.source, e.step, e.recorded_at, e.arguments::text as arguments,
+  e.result::text as result
+from unnest(%(key)s::bytea[], %(excluded)s::jsonb[]) with ordinality as q(key, excluded, n)
+cross join lateral (
+  select k.key, k.result_digest as digest, k.is_error, count(*) as support,
+    (array_agg(k.entry order by k.revision, k.entry))[1] as entry
+  from cache.entry_keys k
+  where k.cache_id = %(cache)s and k.view = %(view)s and k.key = q.key
+    and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
+    and not q.excluded ? k.source
+  group by 1, 2, 3
+) g
+join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
+
+-- name: near_robust
+-- The nearest recorded calls of equal identity, scenario and scoped state, each with its results. `materialized`: a vector is read once, not per row.
+with q as materialized (
+  select n, identity, state, scenario, excluded, schema_hash, not_before, embedding::halfvec as vector
+  from unnest(%(identity)s::bytea[], %(state)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[], %(schema_hash)s::text[],
+    %(not_before)s::timestamptz[], %(embedding)s::text[])
+    with ordinality as u(identity, state, scenario, excluded, schema_hash, not_before, embedding, n)
+)
+select q.n - 1 as n, c.key, c.distance, g.digest, g.is_error, g.fresh, g.schema_agrees, g.support, g.entry, e.source, e.step, e.recorded_at,
+  e.arguments::text as arguments, e.result::text as result
+from q
+cross join lateral (
+  select near.key, min(near.distance) as distance from (
+  select k.key, k.embedding <=> q.vector as distance
   from cache.entry_keys k
   where k.cache_id = %(cache)s and k.view = %(view)s and k.identity = q.identity and k.scoped_state = q.state and k.scenario = q.scenario
     and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
     and not q.excluded ? k.source
-  group by 1, 2, 3, 4, 5
-  order by distance, k.key, digest limit %(limit)s
-) c join cache.entries e on e.cache_id = %(cache)s and e.id = c.entry;
+  order by distance, k.entry limit %(rows)s) near
+  group by near.key order by distance, near.key limit %(limit)s
+) c
+cross join lateral (
+  select k.result_digest as digest, k.is_error,
+    q.not_before is null or coalesce(k.recorded_at >= q.not_before, false) as fresh,
+    k.schema_hash is null or q.schema_hash is null or k.schema_hash = q.schema_hash as schema_agrees,
+    count(*) as support, (array_agg(k.entry order by k.revision, k.entry))[1] as entry
+  from cache.entry_keys k
+  where k.cache_id = %(cache)s and k.view = %(view)s and k.key = c.key and k.scoped_state = q.state and k.scenario = q.scenario
+    and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
+    and not q.excluded ? k.source
+  group by 1, 2, 3, 4
+) g
+join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
 
 -- name: near_paper
--- The nearest recordings of the same tool, grouped by call and result.
-select q.n - 1 as n, c.*, true as fresh, true as schema_agrees, e.source, e.step, e.recorded_at, e.arguments::text as arguments,
-  e.result::text as result
-from unnest(%(tool)s::text[], %(excluded)s::jsonb[], %(embedding)s::text[]) with ordinality as q(tool, excluded, embedding, n)
+-- The nearest recorded calls of the same tool, each with its results.
+with q as materialized (
+  select n, tool, excluded, embedding::halfvec as vector
+  from unnest(%(tool)s::text[], %(excluded)s::jsonb[], %(embedding)s::text[]) with ordinality as u(tool, excluded, embedding, n)
+)
+select q.n - 1 as n, c.key, c.distance, g.digest, g.is_error, true as fresh, true as schema_agrees, g.support, g.entry, e.source, e.step,
+  e.recorded_at, e.arguments::text as arguments, e.result::text as result
+from q
 cross join lateral (
-  select k.key, k.result_digest as digest, k.is_error, count(*) as support,
-    (array_agg(k.entry order by k.revision, k.entry))[1] as entry, min(k.embedding <=> q.embedding::halfvec) as distance
+  select near.key, min(near.distance) as distance from (
+  select k.key, k.embedding <=> q.vector as distance
   from cache.entry_keys k
   where k.cache_id = %(cache)s and k.view = %(view)s and k.tool = q.tool
     and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
     and not q.excluded ? k.source
-  group by 1, 2, 3
-  order by distance, k.key, digest limit %(limit)s
-) c join cache.entries e on e.cache_id = %(cache)s and e.id = c.entry;
+  order by distance, k.entry limit %(rows)s) near
+  group by near.key order by distance, near.key limit %(limit)s
+) c
+cross join lateral (
+  select k.result_digest as digest, k.is_error, count(*) as support, (array_agg(k.entry order by k.revision, k.entry))[1] as entry
+  from cache.entry_keys k
+  where k.cache_id = %(cache)s and k.view = %(view)s and k.key = c.key
+    and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
+    and not q.excluded ? k.source
+  group by 1, 2
+) g
+join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
 
 -- name: same_call_elsewhere
 -- For `explain`: the same call in other states and scenarios.

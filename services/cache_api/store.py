@@ -114,8 +114,10 @@ async def insert_block(connection: AsyncRows, cache: str, view: str, block: Bloc
     if not inserted:
         return 0, 0, contradicted
     await insert_links(connection, cache, block.links)
-    await insert_keys(connection, cache, view, _only(with_bytes(block.keys, BYTES), inserted), revision)
-    counted = await row(connection, queries.conflicting, {"cache": cache, "view": view, "entries": sorted(inserted)})
+    keys = _only(with_bytes(block.keys, BYTES), inserted)
+    await insert_keys(connection, cache, view, keys, revision)
+    wanted = {name: keys[name] for name in ("entry", "key", "scoped_state", "scenario", "result_digest")}
+    counted = await row(connection, queries.conflicting, {**wanted, "cache": cache, "view": view, "revision": revision})
     return len(inserted), counted["conflicting"] if counted else 0, contradicted
 
 

@@ -73,7 +73,7 @@ create table cache.histories (
   is_error boolean not null,
   transient boolean not null,
   mentions text[] not null,
-  primary key (cache_id, id)
+  primary key (id, cache_id)
 ) partition by hash (cache_id);
 comment on table cache.histories is
   'A call and, through `parent`, the calls before it, addressed by content. `mentions`: the identifiers of its result, all that a state needs of it.';
@@ -123,11 +123,13 @@ create table cache.entry_keys (
   revision bigint not null,
   removed_revision bigint,
   embedding halfvec(384) not null,
-  primary key (cache_id, view, entry)
+  primary key (entry, view, cache_id)
 ) partition by hash (cache_id);
-create index entry_keys_exact on cache.entry_keys (view, key, scoped_state, scenario);
-create index entry_keys_alike on cache.entry_keys (view, identity, scoped_state, scenario);
-create index entry_keys_tool on cache.entry_keys (view, tool);
+-- Each index begins with what tells its queries apart. One that began with the view would look as good as any other to a planner without
+-- statistics (a young table, PostgreSQL 18's skip scans), and the wrong one reads the whole view for every call.
+create index entry_keys_exact on cache.entry_keys (key, view, scoped_state, scenario);
+create index entry_keys_alike on cache.entry_keys (identity, view, scoped_state, scenario);
+create index entry_keys_tool on cache.entry_keys (tool, view);
 comment on table cache.entry_keys is
   'What one view sees of an entry: derived, rebuilt for every new view. `identity`: digest of the arguments that name a thing; `scoped_state` null: unknown.';
 

@@ -58,7 +58,7 @@ def down(home: Path = HomeOption) -> None:
         return
     os.kill(runtime.pid, signal.SIGTERM)
     for _ in range(300):
-        if from_home(home) is None or not _held(home):
+        if not _held(home):
             typer.echo(f"stopped the system in {home}", err=True)
             return
         time.sleep(0.1)

@@ -169,6 +169,35 @@ def test_a_stale_runtime_file_never_stops_who_has_its_pid_now(cli: Cli, tmp_path
         bystander.wait()
 
 
+OWNER = """
+import fcntl, os, pathlib, signal, sys, time
+home = pathlib.Path(sys.argv[1])
+lock = (home / "lock").open("w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+def stop(*_):
+    (home / "runtime.json").unlink()
+    time.sleep(0.5)  # its parts end
+    (home / "ended").touch()
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+(home / "runtime.json").write_text('{"urls": {}, "key": "k", "pid": %d}' % os.getpid())
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_down_returns_when_the_home_is_free_again(cli: Cli, tmp_path: Path):
+    with subprocess.Popen([sys.executable, "-c", OWNER, tmp_path], stdout=subprocess.PIPE) as owner:
+        try:
+            assert owner.stdout is not None
+            owner.stdout.readline()
+            ran = cli("down", "--home", tmp_path)
+            assert (ran.code, (tmp_path / "ended").exists()) == (0, True)
+            assert "stopped" in ran.err
+        finally:
+            owner.kill()
+
+
 def test_services_that_do_not_answer_are_listed_and_the_exit_code_is_3(cli: Cli):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,6 +1,6 @@
 """The demo's sizes: how much data, and the recipe of the tiny policy. Fixed here before any result is seen.
 
-A recipe's fields are those of `cacherl.pipeline.plan.RunPlan`. Budgets are in seconds so that the demo takes as long on a slow machine as on
+A recipe has fields of `cacherl.pipeline.plan.RunPlan`. Budgets are in seconds, so that the demo takes as long on a slow machine as on
 a fast one; SFT continued and SFT on accepted data get what GRPO gets.
 """
 

@@ -1,6 +1,7 @@
 """Where a running system is and under which key: from the environment, or from the `runtime.json` in the home of a local system."""
 
 import contextlib
+import fcntl
 import os
 import select
 import subprocess
@@ -28,6 +29,8 @@ class Runtime(Wire):
     key: str
     pid: int | None = None
     """Of the local system's owner."""
+    up: bool = True
+    """False while its parts are still starting."""
 
 
 def from_environment() -> Runtime | None:
@@ -50,7 +53,7 @@ def from_home(home: Path) -> Runtime | None:
         return None
     except (ValidationError, OSError) as error:
         raise UsageError(f"{path} cannot be read ({type(error).__name__}); remove it if no system runs there") from error
-    return runtime if runtime.pid is None or _alive(runtime.pid) else None
+    return runtime if runtime.up and held(home) else None
 
 
 def connect(home: Path = HOME) -> Runtime:
@@ -104,11 +107,13 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> None:
     raise ServiceError("the local system did not start:\n" + "\n".join(tail))
 
 
-def _alive(pid: int) -> bool:
+def held(home: Path) -> bool:
+    """Whether a system holds the home's lock: a stale runtime file may name anybody's pid, the kernel's lock goes with its owner."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        with (home / "lock").open("rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    return True
+    except FileNotFoundError:
+        return False
+    return False

@@ -1,7 +1,6 @@
 """`cacherl up`, `down`, `status`: the local system, and whether a system answers."""
 
 import asyncio
-import fcntl
 import importlib.util
 import os
 import signal
@@ -15,7 +14,7 @@ import cacherl
 from cacherl.cli.output import AWAY, print_json, print_table, speaks_plainly
 from cacherl.client.transport import Transport
 from cacherl.errors import CacheRLError, UsageError
-from cacherl.runtime import HOME, connect, from_home
+from cacherl.runtime import HOME, connect, from_home, held
 
 HomeOption = typer.Option(HOME, "--home", help="Folder of the local system: database, weights, logs.", envvar="CACHERL_HOME")
 JsonOption = typer.Option(False, "--json", help="Print one JSON document.")
@@ -53,12 +52,12 @@ def up(
 def down(home: Path = HomeOption) -> None:
     """Stop the local system of a home."""
     runtime = from_home(home)
-    if runtime is None or runtime.pid is None or not _held(home):
+    if runtime is None or runtime.pid is None or not held(home):
         typer.echo(f"no system runs in {home}", err=True)
         return
     os.kill(runtime.pid, signal.SIGTERM)
     for _ in range(300):
-        if not _held(home):
+        if not held(home):
             typer.echo(f"stopped the system in {home}", err=True)
             return
         time.sleep(0.1)
@@ -76,18 +75,6 @@ def status(home: Path = HomeOption, as_json: bool = JsonOption) -> None:
         print_table(["service", "url", "state"], [[s["name"], s["url"], s["state"]] for s in found])
     if any(service["state"] != "ready" for service in found):
         raise typer.Exit(AWAY)
-
-
-def _held(home: Path) -> bool:
-    """Whether a system holds the home's lock: a stale runtime file may name anybody's pid, the kernel's lock goes with its owner."""
-    try:
-        with (home / "lock").open("rb+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
 
 
 async def _ask(urls: dict[str, str], key: str) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from cacherl.api.cache import CurvePoint, ToolCalibration
 from cacherl.tool_call import canonical_arguments
@@ -209,7 +209,7 @@ def shrunk(hits: Sequence[bool], pool: float) -> float:
 
 def upper_bound(bad: int, tasks: int) -> float:
     """One-sided 95 % upper bound (Clopper-Pearson) of the share of tasks with a false hit; 1 without tasks."""
-    return float(beta.ppf(CONFIDENCE, bad + 1, tasks - bad)) if tasks > bad else 1.0
+    return float(betaincinv(bad + 1, tasks - bad, CONFIDENCE)) if tasks > bad else 1.0
 
 
 def tasks_required(bad: int, target: float) -> int | None:

@@ -7,6 +7,7 @@ view.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -123,6 +124,7 @@ class Worker:
         if claimed is None:
             return False
         job = Job(self.database, self.embedder, claimed)
+        beating = asyncio.create_task(job.keep())
         try:
             await job.work()
         except LostError:
@@ -135,6 +137,8 @@ class Worker:
             # Whatever it is must not end the worker: the job fails, the log has the reason.
             log.exception("job failed", action="job", job=claimed["id"], kind=claimed["kind"])
             await job.finish("failed", error="an unexpected error; the log has it under this job's id")
+        finally:
+            beating.cancel()
         return True
 
 
@@ -145,7 +149,7 @@ class Job:
         self.database, self.embedder, self.claimed = database, embedder, claimed
         self.id, self.tenant, self.cache = claimed["id"], claimed["tenant"], claimed["cache_id"]
         self.builder = Builder(database, embedder, self.tenant, self.cache)
-        self._beaten = 0.0
+        self._reached: tuple[float, float | None] = (0.0, None)
 
     async def work(self) -> None:
         """Does it."""
@@ -162,10 +166,18 @@ class Job:
 
     async def beat(self, done: float, total: float | None) -> None:
         """Renews the lease and tells how far it is; LostError where the job has another owner."""
+        self._reached = (done, total)
         async with self.database.tenant(self.tenant) as connection:
             row = {"job": self.id, "attempt": self.claimed["attempt"], "lease": LEASE_S, "done": done, "total": total}
             if await store.row(connection, queries.beat_job, row) is None:
                 raise LostError
+
+    async def keep(self) -> None:
+        """Renews the lease while the work computes; where the job is lost, the work notices at its own next beat."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            with suppress(LostError, DatabaseError, PoolTimeout):
+                await self.beat(*self._reached)
 
     async def finish(self, state: str, *, result: dict[str, Any] | None = None, error: str | None = None) -> None:
         """Ends the job."""

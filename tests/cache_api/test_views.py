@@ -42,6 +42,8 @@ async def test_other_annotations_make_a_view_and_the_old_one_answers_as_before(c
     assert answer.status_code == 202, answer.text
     made = await finished(cache, f"/views/{answer.json()['id']}")
     assert (await cache.get())["view"] == made["id"]
+    again = await cache.http.put(f"{cache.url}/tools/transfer", json={"mutating": False})
+    assert again.json()["id"] == made["id"]
     assert (made["covers_from"], made["covers_through"]) == (0, 1)
     spec = (await cache.get("/tools/transfer"))["spec"]
     assert spec["annotations"]["mutating"] is False

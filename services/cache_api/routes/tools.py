@@ -12,6 +12,7 @@ from services.cache_api import jobs, store
 from services.cache_api.parts import PartsOf, Reader, Writer
 from services.cache_api.routes.views import refuse_unknown_tools
 from services.cache_api.store import Row, queries
+from services.cache_api.view import merged
 from services.kit.postgres import AsyncRows
 
 router = APIRouter(prefix="/v1/caches/{cache}", tags=["tools"])
@@ -37,10 +38,13 @@ async def get_tool(cache: str, tool: str, caller: Reader, parts: PartsOf) -> Too
 
 @router.put("/tools/{tool:path}", status_code=202, summary="Annotate a tool")
 async def annotate(cache: str, tool: str, body: Annotations, caller: Writer, parts: PartsOf) -> View:
-    """The fields that are set override; a new view is built in the background, and the cache switches to it."""
+    """The fields that are set override, in a new view that is built in the background. The same again changes nothing."""
     async with parts.database.tenant(caller.tenant) as connection:
         found = await store.find_cache(connection, cache)
         await refuse_unknown_tools(connection, found["view"], {tool})
+        given = (await store.load_view(connection, found["view"])).given.get(tool)
+        if given is not None and merged(given, body) == given:
+            return await jobs.view_model(connection, found["id"], found["view"])
         view = await jobs.add_view(connection, found["id"], ViewCreate(annotations={tool: body}))
     parts.worker.ring()
     return view

@@ -90,6 +90,7 @@ def _write_weights(directory: Path, model: PreTrainedModel | PeftModel) -> None:
         base = model
         tensors = plain_tensors(model)
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    base.config.architectures = [type(base).__name__]  # who serves the directory knows by it what to make
     base.config.save_pretrained(directory)
     if base.generation_config is not None:
         base.generation_config.save_pretrained(directory)

@@ -25,6 +25,7 @@ def test_a_version_is_read_as_it_was_written_and_every_hash_is_in_its_manifest(r
     assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= set(
         manifest["files"]
     )
+    assert orjson.loads((directory / "config.json").read_bytes())["architectures"] == ["Qwen3ForCausalLM"]
     model, tokenizer = root.load(written.path)
     for name, tensor in tiny_model.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])

@@ -5,7 +5,7 @@ entries' ids.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -175,8 +175,3 @@ def masked(value: Any, path: list[str]) -> Any:
     if len(path) == 1:
         return {name: item for name, item in value.items() if name != path[0]}
     return value | {path[0]: masked(value[path[0]], path[1:])}
-
-
-def specs_of(tools: Iterable[ToolSpec]) -> Specs:
-    """By name."""
-    return {tool.name: tool for tool in tools}

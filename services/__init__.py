@@ -1,0 +1,1 @@
+"""The four services, what they share, the embedded engine, and the local system."""

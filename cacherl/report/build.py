@@ -116,7 +116,7 @@ def _training_outcomes(facts: RunFacts) -> Counter[str]:
     counts: Counter[str] = Counter()
     for steps in facts.grpo_steps.values():
         for step in steps:
-            counts.update({key: int(value) for key, value in (step.get("outcomes") or {}).items()})
+            counts.update(_counts(step.get("outcomes")))
     return counts
 
 
@@ -152,15 +152,18 @@ def _live_calls(facts: RunFacts) -> LiveCalls:
     counts = facts.live_counts
     before, trained, final = (counts.get(k) for k in ("before", "after_training", "after_evaluation"))
     training = _training_outcomes(facts)
-    for label in ("reject",):
-        if label in facts.jobs:
-            training.update({k: int(v) for k, v in (facts.jobs[label].result.get("outcomes") or {}).items()})  # pyright: ignore[reportAttributeAccessIssue]
+    if "reject" in facts.jobs:
+        training.update(_counts(facts.jobs["reject"].result.get("outcomes")))
     return LiveCalls(
         while_training=trained - before if trained is not None and before is not None else None,
         evaluating=final - trained if final is not None and trained is not None else None,
         served_from_cache=sum(training[tier] for tier in HITS),
         recorded=facts.caches["train"]["stored"],
     )
+
+
+def _counts(found: object) -> dict[str, int]:
+    return {str(name): int(count) for name, count in found.items()} if isinstance(found, dict) else {}
 
 
 def _cost(facts: RunFacts, rows: dict[str, PolicyRow]) -> Cost:

@@ -25,7 +25,7 @@ BLUE, ORANGE, GREEN, YELLOW, SKY, RED, PINK, GREY = (
     "#8a8a8a",
 )
 TIER_COLOURS = {"exact": BLUE, "fuzzy": SKY, "best_effort": GREEN, "miss": ORANGE, "unknown_tool": PINK, "malformed": RED}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cacherl",
     "font.family": "sans-serif",

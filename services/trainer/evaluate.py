@@ -138,7 +138,7 @@ def way_result(
     tasks: Sequence[Task], samples: int, episodes: Sequence[Episode], scores: Sequence[Score], successes: Sequence[float | None]
 ) -> WayResult:
     """Episodes become vectors; a failed one is null in all of them."""
-    rows = [TaskOutcome(task_id=task.id, **{name: [None] * samples for name in VECTORS}) for task in tasks]
+    rows = [empty(task, samples) for task in tasks]
     for episode, score, success in zip(episodes, scores, successes, strict=True):
         if not episode.scorable:
             continue
@@ -161,4 +161,14 @@ def way_result(
     )
 
 
-VECTORS = ("success_K", "process_accuracy_K", "call_f1_K", "answer_K", "reward_K")
+def empty(task: Task, samples: int) -> TaskOutcome:
+    """A task of which nothing is known yet."""
+    nothing: list[float | None] = [None] * samples
+    return TaskOutcome(
+        task_id=task.id,
+        success_K=list(nothing),
+        process_accuracy_K=list(nothing),
+        call_f1_K=list(nothing),
+        answer_K=list(nothing),
+        reward_K=list(nothing),
+    )

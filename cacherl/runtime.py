@@ -71,13 +71,13 @@ def system(home: Path, *, live_servers: Mapping[str, str] | None = None, reuse: 
     if running is not None:
         yield running
         return
-    command = [sys.executable, "-m", "services.local.up", "--home", str(home)]
+    command = [sys.executable, "-m", "services.local.up", "--home", str(home), "--with-parent"]
     for name, url in (live_servers or {}).items():
         command += ["--live-server", f"{name}={url}"]
     home.mkdir(parents=True, exist_ok=True)
     log = home / "system.log"
     with log.open("wb") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
     try:
         _wait(process, log)
         runtime = from_home(home)
@@ -90,8 +90,9 @@ def system(home: Path, *, live_servers: Mapping[str, str] | None = None, reuse: 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> None:

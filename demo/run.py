@@ -70,8 +70,8 @@ def world() -> Iterator[str]:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "demo.world", "--port", str(port)],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "demo.world", "--port", str(port), "--with-parent"],
+        stdin=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
@@ -89,6 +89,8 @@ def world() -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def _answers(url: str) -> bool:

@@ -1,6 +1,7 @@
 """What a command prints: one JSON document or readable text on standard output, everything else on standard error; errors as one line."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -53,6 +54,7 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         set_on_retry_hooks([])  # a retry is logged on standard output by default, where the one document belongs
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             return command(*args, **kwargs)
         except CacheRLError as error:
@@ -69,6 +71,11 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(INTERRUPTED) from error
 
     return run
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: what it started is stopped, what was done is kept."""
+    raise KeyboardInterrupt
 
 
 def _field(error: dict[str, Any]) -> str:

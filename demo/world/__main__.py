@@ -4,6 +4,7 @@ import argparse
 
 import uvicorn
 
+from cacherl.lifeline import follow_stdin
 from demo.world.server import MAX_SESSIONS, app
 
 
@@ -12,7 +13,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.world", description="Run the demo's world: live tools on loopback.")
     parser.add_argument("--port", type=int, default=8010)
     parser.add_argument("--max-sessions", type=int, default=MAX_SESSIONS)
+    parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends: the parent is gone")
     arguments = parser.parse_args(argv)
+    if arguments.with_parent:
+        follow_stdin()
     uvicorn.run(app(arguments.max_sessions), host="127.0.0.1", port=arguments.port, log_level="warning", access_log=False)
     return 0
 

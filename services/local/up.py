@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cacherl.errors import AwayError, CacheRLError
+from cacherl.lifeline import follow_stdin
 from services.local.plan import SERVICES
 from services.local.system import LocalSystem
 
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--port", type=_port, action="append", default=[], metavar="SERVICE=PORT", help="a fixed port; others are free ones"
     )
+    options.add_argument("--with-parent", action="store_true", help="stop when standard input ends: the parent is gone")
     options.add_argument("--live-server", type=_named, action="append", default=[], metavar="NAME=URL", help="a live tool server")
     return options
 
@@ -50,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
+    if options.with_parent:
+        follow_stdin()
     try:
         with LocalSystem.start(
             options.home,

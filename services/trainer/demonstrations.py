@@ -7,9 +7,10 @@ in.
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 import structlog
@@ -18,12 +19,15 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from cacherl.errors import DataError
-from cacherl.rendering import Renderer
-from cacherl.trajectory import Role, Trajectory
+from cacherl.rendering import Renderer, signature
+from cacherl.tool_spec import ToolSpec
+from cacherl.trajectory import Message, Role, Trajectory
 from services.trainer.directories import publish
 from services.trainer.rows import Row, RowCounts, write_rows
 
 ROWS, COUNTS = "rows.arrow", "counts.json"
+CHECKED = 16
+REMEMBERED = 16_384
 log = structlog.get_logger(__name__)
 
 
@@ -39,23 +43,62 @@ def renderer_of(tokenizer: PreTrainedTokenizerFast) -> Renderer:
     )
 
 
-def row_of(trajectory: Trajectory, renderer: Renderer) -> Row:
-    """One demonstration as a row. DataError where nothing in it was said by an assistant, or the template refuses it."""
-    rendered = renderer.conversation(trajectory.messages, trajectory.tools)
-    return Row(rendered.ids_T, rendered.mask_T, turns=_system_block(trajectory, renderer, rendered.ids_T[: rendered.turns[0][0]]))
+class RowMaker:
+    """Demonstrations as rows, piece by piece; a piece that comes again, as in another trial of a task, is rendered once.
 
+    The renderer promises that a conversation's ids are those of prompt, turn, injected piece, turn, … It is held to that on the first few;
+    after that only the pieces are made, which is less than half of the work.
+    """
 
-def _system_block(trajectory: Trajectory, renderer: Renderer, prompt: list[int]) -> int:
-    """Length of what stands before the first message that is not the system's: 0 where that cannot be told apart."""
-    before = [m for m in trajectory.messages[: _first_turn(trajectory)] if m.role is not Role.SYSTEM]
-    if not before:
-        return 0
-    without = renderer.prompt(before)
-    return len(prompt) - len(without) if prompt[len(prompt) - len(without) :] == without else 0
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._known: dict[bytes, tuple[list[int], int]] = {}
+        self._checked = 0
 
+    def row(self, trajectory: Trajectory) -> Row:
+        """One demonstration. DataError where nothing in it was said by an assistant, or the template refuses it."""
+        turns = [index for index, message in enumerate(trajectory.messages) if message.role is Role.ASSISTANT]
+        if not turns:
+            raise DataError("a conversation without an assistant message has nothing to learn from", slug="nothing-sampled")
+        prompt, conversation_at = self._prompt(trajectory.messages[: turns[0]], trajectory.tools)
+        ids, mask, before = list(prompt), [0] * len(prompt), turns[0]
+        for turn in turns:
+            injected = self._injected(trajectory.messages[before + 1 : turn]) if turn != turns[0] else []
+            sampled = self._turn(trajectory.messages[turn])
+            ids += injected + sampled
+            mask += [0] * len(injected) + [1] * len(sampled)
+            before = turn
+        if self._checked < CHECKED:
+            self._checked += 1
+            whole = self._renderer.conversation(trajectory.messages, trajectory.tools)
+            assert (whole.ids_T, whole.mask_T) == (ids, mask), "a conversation is its pieces"
+        return Row(ids, mask, turns=conversation_at)
 
-def _first_turn(trajectory: Trajectory) -> int:
-    return next(index for index, message in enumerate(trajectory.messages) if message.role is Role.ASSISTANT)
+    def _remembered(self, kind: str, of: list[Any], make: Callable[[], tuple[list[int], int]]) -> tuple[list[int], int]:
+        key = orjson.dumps([kind, *of])
+        if key not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[key] = make()
+        return self._known[key]
+
+    def _turn(self, message: Message) -> list[int]:
+        return self._remembered("turn", [message.chat()], lambda: (self._renderer.turn(message), 0))[0]
+
+    def _injected(self, messages: Sequence[Message]) -> list[int]:
+        return self._remembered("injected", [m.chat() for m in messages], lambda: (self._renderer.injected(messages), 0))[0]
+
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[list[int], int]:
+        """The prompt's ids, and where in them the conversation begins after the system block; 0 where that cannot be told apart."""
+
+        def make() -> tuple[list[int], int]:
+            prompt = self._renderer.prompt(messages, tools)
+            said = [m for m in messages if m.role is not Role.SYSTEM]
+            without = self._renderer.prompt(said) if said else prompt
+            at = len(prompt) - len(without)
+            return prompt, at if prompt[at:] == without else 0
+
+        return self._remembered("prompt", [*[m.chat() for m in messages], *[signature(tool) for tool in tools]], make)
 
 
 @dataclass(frozen=True)
@@ -90,13 +133,13 @@ def prepare(
 def _render(trajectories: Iterable[Trajectory], renderer: Renderer, directory: Path, max_length: int) -> None:
     partial = directory.parent / f".partial-{secrets.token_hex(6)}"
     partial.mkdir(parents=True)
-    refused = 0
+    refused, maker = 0, RowMaker(renderer)
 
     def rows() -> Iterator[Row]:
         nonlocal refused
         for trajectory in trajectories:
             try:
-                yield row_of(trajectory, renderer)
+                yield maker.row(trajectory)
             except DataError as error:
                 refused += 1
                 log.info("a demonstration is left out", action="demonstration_refused", trajectory=trajectory.id, reason=error.detail)

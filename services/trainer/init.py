@@ -4,6 +4,7 @@ The texts that the tokenizer is trained on are the renderings that the policy wi
 a byte-level tokenizer without merges, so there is one way to write a conversation and no second one for the tokenizer.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -22,6 +23,7 @@ from services.trainer.job import JobContext
 
 FORMAT = "qwen"
 ROPE_THETA = 10_000.0
+RENDERED = 1000
 
 
 def build(trajectories: Callable[[], Iterable[Trajectory]], spec: InitSpec) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
@@ -47,11 +49,23 @@ def text_of(renderer: Renderer) -> training.Render:
 
 
 def _texts(trajectories: Iterable[Trajectory], render: training.Render) -> Iterator[str]:
-    for trajectory in trajectories:
+    """Whole renderings of the first demonstrations, from which the glue is learnt; of the others what people and tools said."""
+    for number, trajectory in enumerate(trajectories):
+        if number >= RENDERED:
+            yield "\n".join(_said(trajectory.messages))
+            continue
         try:
             yield render(trajectory.messages, trajectory.tools)
         except DataError:
             continue  # without an assistant's message: SFT leaves it out and counts it
+
+
+def _said(messages: Sequence[Message]) -> Iterator[str]:
+    """Contents, reasoning and calls, as a template would write them but for its own glue."""
+    for message in messages:
+        yield from filter(None, (message.reasoning_content, message.content))
+        for call in message.tool_calls:
+            yield json.dumps({"name": call.function.name, "arguments": call.function.arguments}, ensure_ascii=False)
 
 
 def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:

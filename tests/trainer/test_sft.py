@@ -5,7 +5,7 @@ from trl import SFTConfig, SFTTrainer
 from cacherl.api.trainer import Budget, InitSpec, ModelSpec, Plateau, SftSpec, TokenizerSpec
 from services.trainer import init, sft
 from services.trainer.copying import selected_loss
-from services.trainer.demonstrations import prepare, renderer_of, row_of
+from services.trainer.demonstrations import RowMaker, prepare, renderer_of
 from services.trainer.progress import Silent, Stop, StoppedError
 from services.trainer.rows import RowTable
 from tests.trainer.demonstration import demonstration
@@ -47,7 +47,7 @@ class Recorder(Silent):
 def test_only_what_the_assistant_wrote_carries_loss(start):
     _, tokenizer = start()
     renderer, example = renderer_of(tokenizer), demonstration(5)
-    row = row_of(example, renderer)
+    row = RowMaker(renderer).row(example)
     kept = renderer.decode([token for token, kept in zip(row.ids, row.mask, strict=True) if kept])
     assert kept == (
         '<think>\nThe city is Quito.\n</think>\n\n<tool_call>\n{"name": "stays.find", "arguments": {"city": "Quito", "nights": 5}}\n'

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from cacherl.cli.output import print_json, speaks_plainly
-from demo.recipe import SIZES
+from demo.config import SIZES
 from demo.run import run_demo
 
 

@@ -70,10 +70,21 @@ class BudgetSettings(Settings):
     steps: int | None = None
 
 
+class PlateauSettings(Settings):
+    """What ends SFT before its budget: the loss on training tasks that are watched and not trained on falls no more."""
+
+    every_steps: int = 500
+    patience: int = 3
+    min_improvement: float = 0.001
+    """Nats a token."""
+    held_back: int = 64
+
+
 class SftSettings(Settings):
     """SFT: generic copying first, then the demonstrations."""
 
     budget: BudgetSettings = BudgetSettings(seconds=240)
+    plateau: PlateauSettings | None = PlateauSettings()
     copying_seconds: float = 30
     """The tiny policy's pre-training: random segments repeated in another order."""
     optimizer: str = "muon"
@@ -147,6 +158,7 @@ class Continued(Settings):
     """SFT continued, and SFT on accepted demonstrations: the seconds that GRPO gets, without another warm-up."""
 
     budget: BudgetSettings = BudgetSettings(seconds=170)
+    plateau: None = None
     copying_seconds: float = 0
     turns_only_share: Share = 0
 

@@ -18,7 +18,7 @@ from cacherl.main_job import execute
 from cacherl.pipeline.plan import RunPlan
 from cacherl.report.model import Report
 from demo.generate import generate
-from demo.recipe import SIZES, DemoSettings
+from demo.config import SIZES, DemoSettings
 
 SERVER = "town"
 START_SECONDS = 30.0

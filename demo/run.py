@@ -17,8 +17,8 @@ from cacherl.errors import ServiceError, UsageError
 from cacherl.main_job import execute
 from cacherl.pipeline.plan import RunPlan
 from cacherl.report.model import Report
-from demo.generate import generate
 from demo.config import SIZES, DemoSettings
+from demo.generate import generate
 
 SERVER = "town"
 START_SECONDS = 30.0

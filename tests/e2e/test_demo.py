@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ def demo(out: Path, *more: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any], str]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     out = tmp_path_factory.mktemp("e2e") / "demo"
     done = demo(out)
     assert done.returncode == 0, done.stderr[-3000:]
-    yield out, json.loads(done.stdout), done.stderr
+    return out, json.loads(done.stdout), done.stderr
 
 
 def test_it_prints_one_document_which_is_the_report(run: tuple[Path, dict[str, Any], str]) -> None:

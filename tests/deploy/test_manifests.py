@@ -122,7 +122,7 @@ def test_pods_fit_the_restricted_profile(name: str, pod: Manifest) -> None:
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
     assert spec["serviceAccountName"] in {s["metadata"]["name"] for s in of_kind("ServiceAccount")}
-    for container in spec["containers"]:
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
         context = container["securityContext"]
         assert context["readOnlyRootFilesystem"]
         assert not context["allowPrivilegeEscalation"]
@@ -147,6 +147,27 @@ def test_the_migration_job_carries_the_release() -> None:
     (job,) = of_kind("Job")
     assert job["metadata"]["name"] == "migrate-" + cacherl.__version__.replace(".", "-")
     assert set(COMPONENTS) == {"kit", "cache_api", "rollout", "reward", "trainer"}
+
+
+def test_the_engine_finds_its_weights_folder_on_a_new_volume() -> None:
+    engine = dict(pods())["engine"]["spec"]
+    (container,) = engine["containers"]
+    folder = container["command"][container["command"].index("--weights-root") + 1]
+    assert ["mkdir", "-p", folder] in [first["command"] for first in engine["initContainers"]]
+    assert f"install -d -o 10001 -g 10001 /shared {folder}" in (ROOT / "Dockerfile").read_text()
+
+
+def test_secret_files_are_readable_inside_and_closed_outside(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir(mode=0o755)
+    for _ in range(2):  # the second time the files exist already, and stay
+        subprocess.run([str(ROOT / "scripts/secrets.sh"), str(folder)], check=True, capture_output=True, timeout=20)
+    files = {path.name: path for path in folder.iterdir()}
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert {Path(secret["file"]).name for secret in compose["secrets"].values()} <= set(files)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o444}
+    assert files["password_app"].read_text() in files["database_url"].read_text()
 
 
 def test_compose_and_kubernetes_agree() -> None:

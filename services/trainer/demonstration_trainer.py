@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.sft_config import SFTConfig
@@ -81,7 +80,7 @@ class DemonstrationTrainer(SFTTrainer):
 def trainer_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    train: Dataset,
+    train: RowTable,
     spec: SftSpec,
     clock: Clock,
     optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR],
@@ -92,14 +91,14 @@ def trainer_of(
     trainer = DemonstrationTrainer(
         model=model,
         args=_arguments(spec, work),
-        train_dataset=train.select_columns(["input_ids", "labels"]),
+        train_dataset=train.dataset.select_columns(["input_ids", "labels"]),
         processing_class=tokenizer,
         optimizers=optimizers,
         callbacks=[callback],
     )
     for unwanted in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(unwanted)
-    trainer.batches = Batches(RowTable(train), pad_id(tokenizer), clock, spec)
+    trainer.batches = Batches(train, pad_id(tokenizer), clock, spec)
     return trainer
 
 

@@ -23,7 +23,7 @@ from cacherl.rendering import Renderer, signature
 from cacherl.tool_spec import ToolSpec
 from cacherl.trajectory import Message, Role, Trajectory
 from services.trainer.directories import publish
-from services.trainer.rows import Row, RowCounts, write_rows
+from services.trainer.rows import Row, RowCounts, RowTable, write_rows
 
 ROWS, COUNTS = "rows.arrow", "counts.json"
 CHECKED = 16
@@ -105,8 +105,8 @@ class RowMaker:
 class Prepared:
     """Rows to train on and rows to watch, with what became of the demonstrations."""
 
-    train: Dataset
-    held_back: Dataset
+    train: RowTable
+    held_back: RowTable
     counts: RowCounts
     refused: int
     """Left out: nothing of an assistant's, or refused by the template."""
@@ -127,7 +127,7 @@ def prepare(
     held = _chosen(len(dataset), min(hold_back, len(dataset) // 10), seed)
     watched = [index for index in range(len(dataset)) if index in held]
     trained = [index for index in range(len(dataset)) if index not in held]
-    return Prepared(_select(dataset, trained), _select(dataset, watched), RowCounts(**found), refused)
+    return Prepared(RowTable(dataset, trained), RowTable(dataset, watched), RowCounts(**found), refused)
 
 
 def _render(trajectories: Iterable[Trajectory], renderer: Renderer, directory: Path, max_length: int) -> None:
@@ -150,10 +150,6 @@ def _render(trajectories: Iterable[Trajectory], renderer: Renderer, directory: P
         publish(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _select(dataset: Dataset, indices: list[int]) -> Dataset:
-    return Dataset(dataset.data.table.take(indices))
 
 
 def _chosen(total: int, count: int, seed: int) -> set[int]:

@@ -37,6 +37,8 @@ def run(spec: GrpoSpec, job: JobContext) -> dict[str, Json]:
     tasks = job.tasks(spec.tasks)
     if not tasks:
         raise InputError("there is no task to train on")
+    if spec.sampling.temperature <= 0:
+        raise InputError("a policy is trained on what it samples: the temperature must be above 0")
     start, model, tokenizer = job.load(spec.init_policy)
     job.progress.stage("training")
     with Playing(job) as playing:

@@ -85,13 +85,17 @@ def length_grouped(lengths: Sequence[int], batch_size: int, seed: int, epoch: in
 
 
 class RowTable:
-    """The rows of an Arrow file, read batch by batch."""
+    """Some rows of an Arrow file, read batch by batch: the file stays mapped, never in memory as a whole."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, chosen: Sequence[int] | None = None) -> None:
+        """`chosen`: numbers of the file's rows; None: all."""
         table = dataset.data.table
-        self._ids, self._labels = (table.column(name).combine_chunks() for name in ("input_ids", "labels"))
-        self.lengths: list[int] = table.column("length").to_pylist()
-        self._turns: list[int] = table.column("turns").to_pylist()
+        self.dataset = dataset
+        self._ids, self._labels = (table.column(name) for name in ("input_ids", "labels"))
+        lengths, turns = (table.column(name).to_pylist() for name in ("length", "turns"))
+        self._chosen = list(chosen) if chosen is not None else list(range(len(lengths)))
+        self.lengths: list[int] = [lengths[row] for row in self._chosen]
+        self._turns: list[int] = [turns[row] for row in self._chosen]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -104,8 +108,8 @@ class RowTable:
         labels_BT = torch.full((len(rows), longest), IGNORED)
         for at, (row, start) in enumerate(zip(rows, starts, strict=True)):
             size = self.lengths[row] - start
-            ids_BT[at, :size] = _slice(self._ids, row, start)
-            labels_BT[at, :size] = _slice(self._labels, row, start)
+            ids_BT[at, :size] = _slice(self._ids, self._chosen[row], start)
+            labels_BT[at, :size] = _slice(self._labels, self._chosen[row], start)
         return {"input_ids": ids_BT, "labels": labels_BT}
 
     def epochs(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[list[int]]:
@@ -119,5 +123,5 @@ class RowTable:
             epoch += 1
 
 
-def _slice(column: pa.Array, row: int, start: int) -> torch.Tensor:
+def _slice(column: pa.ChunkedArray, row: int, start: int) -> torch.Tensor:
     return torch.from_numpy(column[row].values.to_numpy(zero_copy_only=False)[start:].astype("int64"))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from cacherl.api.trainer import Plateau, SftSpec
@@ -134,7 +133,7 @@ class Run:
         self.progress.check()
         self.standing.copying_steps, self.standing.copying_seconds = report.steps, report.seconds
 
-    def train(self, train: Dataset) -> None:
+    def train(self, train: RowTable) -> None:
         """Runs the trainer until the budget, the plateau or a stop."""
         if self.clock.over:
             return
@@ -215,14 +214,14 @@ class Run:
 def fit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    train: Dataset,
+    train: RowTable,
     spec: SftSpec,
     *,
     work: Path,
-    held_back: Dataset | None = None,
+    held_back: RowTable | None = None,
     progress: Silent | None = None,
 ) -> SftReport:
-    """Trains `model` in place on rows as `rows.write_rows` gives them; `work` holds its checkpoints, and a run is resumed from them.
+    """Trains `model` in place on rows; `work` holds its checkpoints, and a run is resumed from them.
 
     Raises StoppedError where `progress` says to stop, after a checkpoint.
     """
@@ -230,7 +229,7 @@ def fit(
         raise ValueError("there is no demonstration to train on")
     torch.set_num_threads(spec.threads)
     cpu = time.process_time()
-    watched = RowTable(held_back) if held_back is not None and len(held_back) else None
+    watched = held_back if held_back is not None and len(held_back) else None
     run = Run(model, tokenizer, spec, watched, progress or Silent(), work)
     run.prepare()
     run.train(train)

@@ -7,7 +7,6 @@ from services.trainer import init, sft
 from services.trainer.copying import selected_loss
 from services.trainer.demonstrations import RowMaker, prepare, renderer_of
 from services.trainer.progress import Silent, Stop, StoppedError
-from services.trainer.rows import RowTable
 from tests.trainer.demonstration import demonstration
 
 
@@ -58,7 +57,7 @@ def test_only_what_the_assistant_wrote_carries_loss(start):
 
 def test_the_loss_is_the_mean_over_assistant_tokens_computed_by_hand(start, prepared):
     model, tokenizer = start()
-    table = RowTable(prepared.train)
+    table = prepared.train
     batch = table.batch([0, 1, 2], tokenizer.pad_token_id)
     total, count = 0.0, 0
     for row in range(3):
@@ -79,10 +78,10 @@ def test_our_loss_and_its_gradient_are_trls(start, prepared, tmp_path):
         args=SFTConfig(
             output_dir=str(tmp_path), use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none", max_length=None
         ),
-        train_dataset=prepared.train.select_columns(["input_ids", "labels"]),
+        train_dataset=prepared.train.dataset.select_columns(["input_ids", "labels"]),
         processing_class=tokenizer,
     )
-    batch = RowTable(prepared.train).batch([0, 1, 2, 3], tokenizer.pad_token_id)
+    batch = prepared.train.batch([0, 1, 2, 3], tokenizer.pad_token_id)
     count = (batch["labels"][:, 1:] != -100).sum()
     attention = (batch["input_ids"] != tokenizer.pad_token_id).long()
     theirs = reference.compute_loss(model, {**batch, "attention_mask": attention}, num_items_in_batch=count)

@@ -38,14 +38,14 @@ WORKDIR /app
 
 FROM runtime AS service
 COPY --from=service-libraries /opt/venv /opt/venv
-RUN --mount=from=wheel,source=/wheel,target=/wheel pip install --no-cache-dir --no-deps --no-index --force-reinstall /wheel/*.whl
+RUN --mount=from=wheel,source=/wheel,target=/mnt pip install --no-cache-dir --no-deps --no-index --force-reinstall /mnt/*.whl
 COPY services ./services
 USER 10001:10001
 CMD ["python", "-m", "services.kit.serve", "cache_api"]
 
 FROM runtime AS trainer
 COPY --from=trainer-libraries /opt/venv /opt/venv
-RUN --mount=from=wheel,source=/wheel,target=/wheel pip install --no-cache-dir --no-deps --no-index --force-reinstall /wheel/*.whl
+RUN --mount=from=wheel,source=/wheel,target=/mnt pip install --no-cache-dir --no-deps --no-index --force-reinstall /mnt/*.whl
 COPY services ./services
 USER 10001:10001
 CMD ["python", "-m", "services.kit.serve", "trainer"]

@@ -115,6 +115,16 @@ def test_secrets_and_config_that_pods_name_exist() -> None:
         assert path.removeprefix("/secrets/") in written
 
 
+def test_a_pod_sees_only_the_secrets_that_it_names() -> None:
+    (config,) = of_kind("ConfigMap")
+    for name, pod in pods():
+        (container,) = pod["spec"]["containers"]
+        values = [e["value"] for e in container.get("env", [])] + (list(config["data"].values()) if "envFrom" in container else [])
+        named = {value.removeprefix("/secrets/") for value in values if value.startswith("/secrets/")}
+        mounted = {item["path"]: item["key"] for v in pod["spec"]["volumes"] if "secret" in v for item in v["secret"]["items"]}
+        assert mounted == {secret: secret for secret in named}, name
+
+
 @pytest.mark.parametrize(("name", "pod"), pods(), ids=[name for name, _ in pods()])
 def test_pods_fit_the_restricted_profile(name: str, pod: Manifest) -> None:
     spec = pod["spec"]

@@ -105,12 +105,12 @@ class LimitSettings(Settings):
 
     max_turns: int = 8
     max_tokens: int = 480
-    """After the prompt, injected tokens included. The longest demonstration has about 380."""
+    """After the prompt, injected tokens included. The longest of 612 validation demonstrations, prompt and all, has 503."""
     max_result_tokens: int = 96
 
 
 class SamplingSettings(Settings):
-    """How turns are sampled. A turn of a demonstration has at most about 60 tokens."""
+    """How turns are sampled."""
 
     temperature: float = 1.0
     max_tokens: int = 96
@@ -168,9 +168,10 @@ class Recipe(Settings):
 
     rows: list[str] = ["base", "sft", "sft_continued", "sft_accepted", "grpo", "recipe"]
     tokenizer: TokenizerSpec = TokenizerSpec(vocab_size=2048, boilerplate=True)
-    """Every value of the world is one token; the fixed pieces of the tool schemas are one token each. About 1,960 tokens come out."""
+    """Nearly every value of the world is one token; the fixed pieces of the tool schemas are one token each. About 1,960 tokens come out."""
     model: ModelSpec = ModelSpec(hidden=96, layers=3, heads=4, kv_heads=4, head_dim=24, feed_forward=288, context=1024)
-    """As many key-value heads as heads: two of 24 dimensions leave 48 for the values to be copied through, and copying comes later."""
+    """Three layers of width 96. Of key-value heads four, the only number tried together with wider initial embeddings (their standard
+    deviation 0.1), where copying came earliest. With the usual 0.02, four were no better than two after 600 steps."""
     sft: SftSettings = SftSettings()
     continued: Continued = Continued()
     reject: RejectSettings = RejectSettings()

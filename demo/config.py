@@ -168,7 +168,7 @@ class Recipe(Settings):
 
     rows: list[str] = ["base", "sft", "sft_continued", "sft_accepted", "grpo", "recipe"]
     tokenizer: TokenizerSpec = TokenizerSpec(vocab_size=2048, boilerplate=True)
-    """Nearly every value of the world is one token; the fixed pieces of the tool schemas are one token each. About 1,960 tokens come out."""
+    """Nearly every value of the world is one token; the fixed pieces of the tool schemas too. About 1,960 tokens come out."""
     model: ModelSpec = ModelSpec(hidden=96, layers=3, heads=4, kv_heads=4, head_dim=24, feed_forward=288, context=1024)
     """Three layers of width 96. Of key-value heads four, the only number tried together with wider initial embeddings (their standard
     deviation 0.1), where copying came earliest. With the usual 0.02, four were no better than two after 600 steps."""

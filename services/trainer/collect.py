@@ -20,6 +20,7 @@ from cacherl.wire import Json
 from services.trainer.advantage_trainer import Sample
 
 LOW_TRUST = 0.1
+ZERO = 1e-12
 
 
 def tasks_of_step(tasks: Sequence[Task], step: int, count: int, seed: int) -> list[Task]:
@@ -43,8 +44,8 @@ class Group:
 
     @property
     def teaches(self) -> bool:
-        """Whether any advantage is not zero."""
-        return any(self.advantages)
+        """Whether any advantage is not zero, roundings apart."""
+        return any(abs(advantage) > ZERO for advantage in self.advantages if advantage is not None)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class CacheSettings(Wire):
     """Name of a live tool server in the service's configuration; live modes need one."""
     fuzzy_threshold: float = Field(default=0.5, ge=0, le=1)
     """Preset `paper`: the Jaccard threshold (the paper gives none)."""
-    fidelity_floor: float = Field(default=0.5, ge=0, le=1)
+    fidelity_floor: float = Field(default=0.9, ge=0, le=1)
     """Preset `robust`: best_effort is served only above this calibrated fidelity."""
 
 

@@ -61,6 +61,8 @@ class ModelSpec(Wire):
     head_dim: int = Field(default=24, ge=4)
     feed_forward: int = Field(default=288, ge=8)
     context: int = Field(default=1024, ge=64)
+    embedding_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of the random embeddings. Wider ones tell tokens apart from the start, and a tiny model copies them sooner."""
 
 
 class InitSpec(Wire):

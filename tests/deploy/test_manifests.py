@@ -186,6 +186,9 @@ def test_compose_and_kubernetes_agree() -> None:
     for name, container in containers():
         key = "migrate" if name.startswith("migrate-") else name
         assert compose["services"][key]["command"] == container["command"]
+    for name, pod in pods():
+        if grace := pod["spec"].get("terminationGracePeriodSeconds"):
+            assert compose["services"][name]["stop_grace_period"] == f"{grace}s", name
     environment = compose["services"]["cache-api"]["environment"]
     shared = set(environment) & set(config["data"])
     assert {k for k in shared if k.endswith("_URL")} == {k for k in config["data"] if k.endswith("_URL")}

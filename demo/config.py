@@ -83,7 +83,7 @@ class PlateauSettings(Settings):
 class SftSettings(Settings):
     """SFT: generic copying first, then the demonstrations."""
 
-    budget: BudgetSettings = BudgetSettings(seconds=240)
+    budget: BudgetSettings = BudgetSettings(seconds=210)
     plateau: PlateauSettings | None = PlateauSettings()
     copying_seconds: float = 30
     """The tiny policy's pre-training: random segments repeated in another order."""
@@ -146,9 +146,10 @@ class RejectSettings(Settings):
 class EvaluateSettings(Settings):
     """Held-out tasks for every policy, the same seeds for each."""
 
-    max_tasks: int | None = 240
+    max_tasks: int | None = 200
     samples: int = 4
     cached_samples: int = 1
+    cached_tasks: int | None = 80
     greedy: bool = True
     limits: LimitSettings = LimitSettings()
     sampling: SamplingSettings = SamplingSettings()

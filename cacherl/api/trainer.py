@@ -199,6 +199,8 @@ class EvaluateSpec(Wire):
     """A cache that has them."""
     samples: int = Field(default=4, ge=1)
     cached_samples: int = Field(default=2, ge=1)
+    cached_tasks: int | None = Field(default=None, ge=1)
+    """Cached ways are diagnostics: on the first so many tasks; null: on all."""
     greedy: bool = True
     preset: Preset = "robust"
     limits: Limits = Limits()

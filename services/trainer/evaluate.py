@@ -81,19 +81,23 @@ class Evaluating:
         self.spec, self.context, self.tasks, self.world, self.playing, self.policy = spec, context, tasks, world, playing, policy
         self.evaluation = Evaluation(policy=policy, ways={})
         self.done = 0
-        self.total = sum(course.samples for course in courses(spec)) * len(tasks)
+        self.total = sum(course.samples * len(self._tasks(course)) for course in courses(spec))
 
     def __call__(self) -> Evaluation:
         """All ways, one after the other."""
         for course in courses(self.spec):
             self.context.progress.check()
-            self.context.progress.stage(f"{course.way}: {len(self.tasks)} tasks × {course.samples}")
-            self.evaluation.ways[course.way] = self._way(course)
-            self.done += course.samples * len(self.tasks)
+            tasks = self._tasks(course)
+            self.context.progress.stage(f"{course.way}: {len(tasks)} tasks × {course.samples}")
+            self.evaluation.ways[course.way] = self._way(course, tasks)
+            self.done += course.samples * len(tasks)
         return self.evaluation
 
-    def _way(self, course: Course) -> WayResult:
-        tasks = [task.model_copy(update={"exclude_sources": []}) for task in self.tasks] if course.way is Way.CACHED_IN else self.tasks
+    def _tasks(self, course: Course) -> list[Task]:
+        tasks = self.tasks if course.live else self.tasks[: self.spec.cached_tasks]
+        return [task.model_copy(update={"exclude_sources": []}) for task in tasks] if course.way is Way.CACHED_IN else tasks
+
+    def _way(self, course: Course, tasks: list[Task]) -> WayResult:
         sampling = self.spec.sampling.model_copy(update={"temperature": 0.0 if course.greedy else self.spec.sampling.temperature})
         request = RolloutCreate(
             cache=course.cache,

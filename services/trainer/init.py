@@ -85,7 +85,7 @@ def build_model(spec: ModelSpec, tokenizer: PreTrainedTokenizerFast, seed: int) 
     )
     model = Qwen3ForCausalLM(config).float()
     with torch.no_grad():
-        model.get_input_embeddings().weight.normal_(0.0, spec.embedding_std)
+        torch.nn.init.normal_(model.model.embed_tokens.weight, 0.0, spec.embedding_std)
     assert model.generation_config is not None
     for owner in (model.config, model.generation_config):
         owner.eos_token_id = tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))

@@ -39,7 +39,7 @@ def execute(
         state = begin(plan, out, display)
         began = time.monotonic()
         display.step("start the system")
-        with system(out / "system", live_servers=live_servers, reuse=False) as runtime:
+        with system(out / "system", live_servers=live_servers, context=plan.model.context, reuse=False) as runtime:
             state.seconds.setdefault("start the system", time.monotonic() - began)
             display.step("start the system", finished=True)
             facts = asyncio.run(_run(plan, runtime, out, state, display, live_count))

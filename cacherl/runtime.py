@@ -65,13 +65,13 @@ def connect(home: Path = HOME) -> Runtime:
 
 
 @contextlib.contextmanager
-def system(home: Path, *, live_servers: Mapping[str, str] | None = None, reuse: bool = True) -> Iterator[Runtime]:
+def system(home: Path, *, live_servers: Mapping[str, str] | None = None, context: int = 1024, reuse: bool = True) -> Iterator[Runtime]:
     """A running system: the one in `home` where `reuse` allows, else one of its own that ends with this block."""
     running = from_home(home) if reuse else None
     if running is not None:
         yield running
         return
-    command = [sys.executable, "-m", "services.local.up", "--home", str(home), "--with-parent"]
+    command = [sys.executable, "-m", "services.local.up", "--home", str(home), "--with-parent", "--engine-context", str(context)]
     for name, url in (live_servers or {}).items():
         command += ["--live-server", f"{name}={url}"]
     home.mkdir(parents=True, exist_ok=True)

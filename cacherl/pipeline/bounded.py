@@ -10,6 +10,7 @@ from cacherl.api.trainer import ModelSpec, TokenizerSpec
 from cacherl.pipeline.plan import RunPlan
 
 CONTEXT = 8192
+"""Tokens: recorded dialogues with their tools and policies are long."""
 
 
 def bounded_plan(
@@ -31,8 +32,8 @@ def bounded_plan(
             "budget": {"steps": sft_steps},
             "optimizer": "muon",
             "learning_rate": 2e-3,
-            "batch_size": 2,
-            "max_length": 3072,
+            "batch_size": 1,
+            "max_length": CONTEXT,
             "copying_seconds": 5,
         },
         grpo={

@@ -14,6 +14,9 @@ SERVICES = ("cache_api", "rollout", "reward", "trainer")
 ROOT = Path(__file__).resolve().parent.parent.parent
 """The checkout: where `services` can be imported."""
 
+ENGINE_CONTEXT, ENGINE_ROWS = 1024, 128
+"""What an engine has room for unless it is told."""
+
 DROPPED = ("DATABASE_URL", "PYTHONSTARTUP", "REMAP_SIGTERM")
 DROPPED_PREFIXES = ("CACHERL_", "PG", "CELERY_", "OTEL_")
 
@@ -32,6 +35,13 @@ class Plan:
 
     live_servers: Mapping[str, str] = field(default_factory=dict)
     workers: int = 2
+    engine_context: int = ENGINE_CONTEXT
+    """Tokens that an engine has room for in one episode."""
+
+    @property
+    def engine_rows(self) -> int:
+        """Episodes at a time: a longer context means fewer, so that an engine's memory stays what it is."""
+        return max(8, ENGINE_ROWS * ENGINE_CONTEXT // self.engine_context)
 
     @property
     def urls(self) -> dict[str, str]:
@@ -72,10 +82,11 @@ def environment(plan: Plan, marker: str, inherited: Mapping[str, str] = os.envir
 
 def engine_specs(plan: Plan) -> list[ProcessSpec]:
     """One process for each engine."""
+    room = ("--context", str(plan.engine_context), "--rows", str(plan.engine_rows))
     return [
         ProcessSpec(
             f"engine-{index}",
-            (sys.executable, "-m", "services.engine.embedded", "--port", str(port), "--weights-root", str(plan.weights_root)),
+            (sys.executable, "-m", "services.engine.embedded", "--port", str(port), "--weights-root", str(plan.weights_root), *room),
             url=f"http://127.0.0.1:{port}/healthz",
         )
         for index, port in enumerate(plan.engine_ports)

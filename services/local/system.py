@@ -64,6 +64,7 @@ class LocalSystem:
         live_servers: Mapping[str, str] | None = None,
         ports: Mapping[str, int] | None = None,
         services: Sequence[str] = SERVICES,
+        engine_context: int = plans.ENGINE_CONTEXT,
     ) -> Self:
         """Starts everything and waits until it is up.
 
@@ -91,6 +92,7 @@ class LocalSystem:
                 secret_paths=system._start_database(),
                 live_servers=live_servers or {},
                 workers=workers,
+                engine_context=engine_context,
             )
             system._start_processes(plan, extra)
         except BaseException:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cacherl.errors import AwayError, CacheRLError
 from cacherl.lifeline import follow_stdin
-from services.local.plan import SERVICES
+from services.local.plan import ENGINE_CONTEXT, SERVICES
 from services.local.system import LocalSystem
 
 CHECK_S = 1.0
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--port", type=_port, action="append", default=[], metavar="SERVICE=PORT", help="a fixed port; others are free ones"
     )
+    options.add_argument("--engine-context", type=int, default=ENGINE_CONTEXT, help="tokens of the longest episode")
     options.add_argument("--with-parent", action="store_true", help="stop when standard input ends: the parent is gone")
     options.add_argument("--live-server", type=_named, action="append", default=[], metavar="NAME=URL", help="a live tool server")
     return options
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             engines=options.engines,
             ports=dict(options.port),
             live_servers=dict(options.live_server),
+            engine_context=options.engine_context,
         ) as system:
             shown = {name: value for name, value in asdict(system.runtime).items() if name != "key"}
             sys.stdout.write(json.dumps(shown) + "\n")

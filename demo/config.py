@@ -83,7 +83,7 @@ class PlateauSettings(Settings):
 class SftSettings(Settings):
     """SFT: generic copying first, then the demonstrations."""
 
-    budget: BudgetSettings = BudgetSettings(seconds=190)
+    budget: BudgetSettings = BudgetSettings(seconds=240)
     plateau: PlateauSettings | None = PlateauSettings()
     copying_seconds: float = 30
     """The tiny policy's pre-training: random segments repeated in another order."""
@@ -119,12 +119,12 @@ class SamplingSettings(Settings):
 class GrpoSettings(Settings):
     """GRPO: the reward service's advantages through TRL. The rate falls linearly to `final_share` over the budget."""
 
-    budget: BudgetSettings = BudgetSettings(seconds=195)
-    tasks_per_step: int = 6
+    budget: BudgetSettings = BudgetSettings(seconds=165)
+    tasks_per_step: int = 8
     group_size: int = 16
     """Bigger groups beat more tasks at the same number of episodes."""
     micro_batch: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     """Three orders above that of a large model with adapters: all parameters of a tiny one are trained."""
     final_share: Share = 0.1
     clip: float = 0.2
@@ -158,7 +158,7 @@ class EvaluateSettings(Settings):
 class Continued(Settings):
     """SFT continued, and SFT on accepted demonstrations: the seconds that GRPO gets, without another warm-up."""
 
-    budget: BudgetSettings = BudgetSettings(seconds=195)
+    budget: BudgetSettings = BudgetSettings(seconds=165)
     plateau: None = None
     copying_seconds: float = 0
     turns_only_share: Share = 0

@@ -85,9 +85,14 @@ def _success(axes: Axes, report: Report) -> bool:
     axes.set_xticks(range(len(rows)), [NAMES[row] for row, _ in rows])
     axes.set_ylim(0, 1)
     axes.set_ylabel("success, 95 % interval")
-    axes.legend(frameon=False, ncols=3, loc="upper left")
+    _legend(axes, loc="upper left")
     axes.grid(axis="x", visible=False)
     return shown
+
+
+def _legend(axes: Axes, *, loc: str = "best") -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, ncols=3, loc=loc)
 
 
 def _bars(axes: Axes, xs: Sequence[float], found: Sequence[Ci], colour: str, label: str) -> None:
@@ -116,7 +121,7 @@ def _training(axes: Axes, report: Report) -> bool:
             axes.plot([x for x, _ in points], [y for _, y in points], color=colour, label=label, linewidth=1.4)
     axes.set_xlabel("GRPO step")
     axes.set_ylim(0, 1)
-    axes.legend(frameon=False, ncols=3)
+    _legend(axes)
     return bool(report.steps)
 
 
@@ -143,7 +148,7 @@ def _loss(axes: Axes, report: Report) -> bool:
     axes.set_yscale("log")
     axes.set_xlabel("SFT step")
     axes.set_ylabel("loss (nats a token)")
-    axes.legend(frameon=False)
+    _legend(axes)
     return bool(report.losses)
 
 

@@ -97,7 +97,7 @@ def run(order: Order, settings: TrainerSettings, signals: Signals) -> Exit:
     """Does the job and leaves its outcome."""
     claim = order.claim
     directory = settings.shared_root / "jobs" / claim.id
-    database = SyncDatabase.open(settings.database_url, max_size=2, application="cacherl trainer job")
+    database = SyncDatabase.open(settings.worker_dsn, max_size=2, application="cacherl trainer job")
     store = JobStore(database)
     reporter = Reporter(directory / "metrics.ndjson", tell=Teller(store, claim), asked=lambda: signals.stop)
     try:

@@ -1,5 +1,6 @@
 """The trainer's settings, for the service, its workers and the processes that do the jobs."""
 
+from psycopg.conninfo import make_conninfo
 from pydantic import Field, SecretStr
 
 from services.kit.settings import ServiceSettings
@@ -44,3 +45,8 @@ class TrainerSettings(ServiceSettings):
     max_part_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
     """Of one part of an upload."""
     max_parts: int = Field(default=4096, ge=1)
+
+    @property
+    def worker_dsn(self) -> str:
+        """The database for workers and jobs: one that is stopped in the middle of a transaction does not hold its locks past a lease."""
+        return make_conninfo(self.database_url, options=f"-c idle_in_transaction_session_timeout={int(self.lease_s * 1000)}")

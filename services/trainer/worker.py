@@ -38,7 +38,7 @@ Away = (DatabaseError, PoolTimeout)
 
 def answer(settings: TrainerSettings, queue: str) -> None:
     """Does the most urgent job of a queue, if there is one."""
-    database = SyncDatabase.open(settings.database_url, max_size=2, application="cacherl trainer worker")
+    database = SyncDatabase.open(settings.worker_dsn, max_size=2, application="cacherl trainer worker")
     try:
         store = JobStore(database)
         claim = store.claim(queue, f"{socket.gethostname()}:{os.getpid()}", settings.lease_s)

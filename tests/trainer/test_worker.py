@@ -93,18 +93,20 @@ class Shop:
         return found
 
     def runs(self, job: str, attempt: int = 1) -> psutil.Process:
-        """The job's own process, once it has been at work for a moment."""
+        """The process of an attempt at a job, once it trains."""
         directory = self.settings.shared_root / "jobs" / job
 
         def found():
-            at_work = (directory / "metrics.ndjson").exists() and (directory / f"log-{attempt}.txt").exists()
-            alive = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"][1:] == ["-m", "services.trainer.child", job]]
-            return alive[0] if at_work and alive else None
+            trains = (directory / f"log-{attempt}.txt").exists() and self.job(job).attempt == attempt and self.job(job).stage == "training"
+            wanted = ["-m", "services.trainer.child", job]
+            alive = [p for p in psutil.process_iter(["cmdline", "status"]) if (p.info["cmdline"] or [])[1:] == wanted]
+            awake = [p for p in alive if p.info["status"] not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)]
+            return awake[0] if trains and awake else None
 
         return wait_for(found, f"{job} running")
 
-    def reap(self) -> list[Ring]:
-        rings = self.store.reap(max_tries=self.settings.max_tries, long_queued_s=10**6).rings
+    def reap(self, long_queued_s: float = 10**6) -> list[Ring]:
+        rings = self.store.reap(max_tries=self.settings.max_tries, long_queued_s=long_queued_s).rings
         self.bell.ring(rings)
         return rings
 
@@ -195,13 +197,15 @@ def test_a_worker_that_sleeps_past_its_lease_is_refused_and_the_job_is_done_once
     shop.dataset(60)
     first = shop.start_worker()
     shop.ends(shop.submit(INIT))
-    job = shop.submit(long_sft(budget=Budget(seconds=6.0)))
+    job = shop.submit(long_sft(budget=Budget(seconds=20.0)))
     process = shop.runs(job)
     sleepers = [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]
     for sleeper in sleepers:
         sleeper.suspend()
     wait_for(shop.reap, "the lease running out")
     shop.start_worker()
+    # The sleeper may have fallen asleep with the message in its hand: the reaper rings again for what stands queued for long.
+    wait_for(lambda: [shop.reap(long_queued_s=3.0), shop.job(job).attempt == 2][1], "another taking the job up")
     shop.runs(job, attempt=2)
     for sleeper in sleepers:
         sleeper.resume()

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -90,7 +90,7 @@ def _success(axes: Axes, report: Report) -> bool:
     return shown
 
 
-def _legend(axes: Axes, *, loc: str = "best") -> None:
+def _legend(axes: Axes, *, loc: Literal["best", "upper left"] = "best") -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, ncols=3, loc=loc)
 

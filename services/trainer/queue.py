@@ -5,6 +5,7 @@ no harm: the row decides, and the reaper rings again. Celery carries it, on komb
 message is acknowledged as soon as it is heard. `services.trainer.queue:app` is Celery's entry point, made from the environment.
 """
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,12 @@ from services.trainer.settings import TrainerSettings
 
 RING = "trainer.ring"
 QUEUES = ("cpu", "gpu")
+SESSION = "-c idle_in_transaction_session_timeout=5000 -c lock_timeout=10000"
+"""Of a worker's connections to the queue: the transport reads in a transaction, and one that is stopped there must not hold the queue up.
+
+The transport takes host, database and account alone from its connection string, so this goes the way of the environment.
+"""
+
 log = structlog.get_logger(__name__)
 
 
@@ -82,6 +89,7 @@ def __getattr__(name: str) -> Celery:
     """`app`, made when Celery asks for it: importing this module needs no environment."""
     if name != "app":
         raise AttributeError(name)
+    os.environ.setdefault("PGOPTIONS", SESSION)
     app = make_app(TrainerSettings())  # pyright: ignore[reportCallIssue] - the environment gives the fields
     globals()["app"] = app
     return app

@@ -193,10 +193,6 @@ def test_a_worker_killed_with_kill_9_takes_its_process_along_and_another_finishe
     assert shop.ends(job).attempt == 2
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="KNOWN FAULT: while one worker is frozen (SIGSTOP) the next may not hear the bell; its own writes are refused",
-)
 def test_a_worker_that_sleeps_past_its_lease_is_refused_and_the_job_is_done_once(shop):
     shop.dataset(60)
     first = shop.start_worker()

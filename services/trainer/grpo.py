@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.grpo_config import GRPOConfig
 
 from cacherl.api.trainer import GrpoSpec
-from cacherl.errors import InputError
+from cacherl.errors import AwayError, InputError
 from cacherl.wire import Json
 from services.trainer import checkpoints
 from services.trainer.advantage_trainer import IMPORTANCE_CAP, AdvantageTrainer
@@ -70,9 +70,9 @@ def train(trainer: AdvantageTrainer, steps: Steps) -> None:
         return
     try:
         trainer.train()
-    except StoppedError as stopped:
+    except (StoppedError, AwayError) as reason:
         # In the middle of a rollout: nothing of this step has moved the weights.
-        if stopped.why is Stop.CHECKPOINT:
+        if not isinstance(reason, StoppedError) or reason.why is Stop.CHECKPOINT:
             steps.save()
         raise
     finally:

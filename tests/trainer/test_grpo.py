@@ -27,7 +27,7 @@ from services.reward.settings import RewardSettings
 from services.rollout.app import create as create_rollout
 from services.rollout.engines import EngineConfig
 from services.rollout.settings import RolloutSettings
-from services.trainer import datasets, grpo, init, sft
+from services.trainer import checkpoints, datasets, grpo, init, sft
 from services.trainer.datasets import DatasetFiles
 from services.trainer.demonstrations import prepare, renderer_of
 from services.trainer.job import JobContext
@@ -223,8 +223,13 @@ async def test_greedy_sampling_is_refused_before_anything_is_played(bench):
         await asyncio.to_thread(grpo.run, spec(sampling=RolloutSampling(temperature=0.0)), bench.context(Recorder()))
 
 
-async def test_a_service_that_is_away_is_no_reward_but_a_reason_to_wait(bench):
+async def test_a_service_that_is_away_is_no_reward_but_a_reason_to_wait_and_go_on(bench):
     context = bench.context(Recorder())
-    context.settings = context.settings.model_copy(update={"reward_url": "http://127.0.0.1:9"})
+    here = context.settings
+    context.settings = here.model_copy(update={"reward_url": "http://127.0.0.1:9"})
     with pytest.raises(ServiceError):
         await asyncio.to_thread(grpo.run, spec(), context)
+    assert checkpoints.newest(context.directory / "checkpoints").manifest.step == 0
+    recorder = Recorder()
+    again = JobContext(context.claim, here, bench.store, recorder, bench.key)
+    assert (await asyncio.to_thread(grpo.run, spec(), again))["steps"] == 4

@@ -15,6 +15,7 @@ from cacherl.api.trainer import AugmentSpec, Budget, DatasetCreate, InitSpec, Jo
 from cacherl.jobs import JobState
 from services.kit.auth import Caller, Scope
 from services.kit.postgres import SyncDatabase
+from services.local.process import die_with_parent
 from services.trainer import datasets
 from services.trainer.datasets import DatasetFiles
 from services.trainer.jobs import JobStore, Ring
@@ -65,7 +66,15 @@ class Shop:
         command = [sys.executable, "-m", "celery", "--app", "services.trainer.queue:app", "worker", "--concurrency", "1"]
         options = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
         with (own.shared_root / f"worker-{len(self.workers)}.log").open("wb") as log:
-            worker = subprocess.Popen([*command, *options], env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            worker = subprocess.Popen(
+                [*command, *options],
+                env=environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one prctl call, nothing that could lock
+            )
         self.workers.append(worker)
         return worker
 

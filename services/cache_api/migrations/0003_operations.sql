@@ -1,0 +1,2 @@
+-- Operations: removed and erased entries, snapshots.
+select 1;

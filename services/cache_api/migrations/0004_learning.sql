@@ -1,0 +1,2 @@
+-- What a view learnt: scopes, resource groups, canonicalisers.
+select 1;

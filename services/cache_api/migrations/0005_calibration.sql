@@ -1,0 +1,2 @@
+-- Calibration: pools and their evidence.
+select 1;

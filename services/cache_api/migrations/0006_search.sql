@@ -1,0 +1,2 @@
+-- Search: indexes that are measured.
+select 1;

@@ -123,7 +123,8 @@ class GrpoSettings(Settings):
     tasks_per_step: int = 8
     group_size: int = 16
     """Bigger groups beat more tasks at the same number of episodes."""
-    micro_batch: int = 32
+    micro_batch: int = 8
+    """Half a group: its rows share the prompt's keys and values, and shorter ones are not padded to the longest."""
     learning_rate: float = 1.5e-3
     """Three orders above that of a large model with adapters: all parameters of a tiny one are trained."""
     final_share: Share = 0.1

@@ -3,8 +3,8 @@
 TRL centres whatever reward it is given; ours are leave-one-out and weighted by trust, so its advantages are replaced after it has made
 them. An episode without one (failed, unscored) is no row of the loss. The policy takes one step per batch, so the log-probs of the
 weights that sampled are the old ones: the clipped ratio against them is the importance correction, capped token by token, and TRL's
-second forward for old log-probs falls away. Rows go through the model right-padded, sorted by length, with logits at sampled positions
-only; values are TRL's (tested on the real trainer).
+second forward for old log-probs falls away. How rows go through the model is `completions`' affair; values are TRL's (tested on the real
+trainer).
 """
 
 from collections.abc import Callable
@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from services.trainer.completions import Tensors, completion_logps, micro_batches
+
 IMPORTANCE_CAP = 3.0
 """Largest ratio of a token's probability under the trained weights to that under the sampling ones that counts."""
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class AdvantageTrainer(GRPOTrainer):
         return batch
 
     def _prepare_inputs(self, generation_batch: Any) -> Tensors:
-        """TRL's buffering, but for the order of rows: sorted by length instead of shuffled, so that a micro-batch holds little padding."""
+        """TRL's buffering, but for the order of rows: those of one prompt together and sorted by length, instead of shuffled."""
         parts = self.args.steps_per_generation or 1
         if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
             self._buffered_inputs = micro_batches(self._generate_and_score_completions(generation_batch), parts)
@@ -155,60 +153,3 @@ _TRL_METRICS = {"kl": "kl", "clip_ratio/region_mean": "clipped"}
 def _totals(prompts: Any, completions: Any, total: list[float | None], **_: Any) -> list[float | None]:
     """TRL's reward function: what the reward service said. It only feeds TRL's log, its advantages are replaced."""
     return total
-
-
-def completion_logps(
-    model: nn.Module, ids_BT: torch.Tensor, attention_BT: torch.Tensor, wanted_BC: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """Log-probs under softmax(logits / temperature) of the last C ids, where wanted; zero elsewhere.
-
-    Rows are left-padded prompts with right-padded completions. They are moved to the left, so that plain causal attention needs no mask.
-    """
-    base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model  # pyright: ignore[reportAssignmentType]
-    batch, total = ids_BT.shape
-    completion = wanted_BC.shape[1]
-    shift_B = attention_BT.argmax(dim=1)
-    longest = int(attention_BT.sum(dim=1).max())
-    columns = (torch.arange(longest, device=ids_BT.device)[None] + shift_B[:, None]).clamp(max=total - 1)
-    moved_BS = ids_BT.gather(1, columns)
-    hidden_BSd = base.base_model(input_ids=moved_BS, use_cache=False).last_hidden_state
-    rows_N, positions_N = wanted_BC.nonzero(as_tuple=True)
-    # The id at completion position c stands at column T - C + c, moved to the left by the row's padding; the one before predicts it.
-    at_N = total - completion + positions_N - shift_B[rows_N]
-    head = base.get_output_embeddings()
-    assert head is not None, "a language model has a head"
-    logits_NV = head(hidden_BSd[rows_N, at_N - 1]).float() / temperature
-    logps_N = -nn.functional.cross_entropy(logits_NV, moved_BS[rows_N, at_N], reduction="none")
-    nothing_BC = hidden_BSd.new_zeros((batch, completion)) + 0.0 * hidden_BSd.sum()  # also a batch without a wanted token has a gradient
-    return nothing_BC.index_put((rows_N, positions_N), logps_N, accumulate=True)
-
-
-def micro_batches(batch: Tensors, parts: int) -> list[Tensors]:
-    """A batch in `parts` of rows alike in length, padding cut off; rows without a sampled token are left out.
-
-    Normalisation is over the whole batch (`num_items_in_batch`), so the partition changes no gradient.
-    """
-    sampled_BC = batch["completion_mask"] * batch["tool_mask"]
-    lengths_B = batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)
-    live = [row for row in torch.argsort(lengths_B).tolist() if sampled_BC[row].any()] or [0]
-    size = -(-len(live) // parts)
-    groups = [live[at : at + size] for at in range(0, len(live), size)]
-    empty = int((sampled_BC.sum(1) == 0).nonzero()[0]) if len(groups) < parts and (sampled_BC.sum(1) == 0).any() else None
-    while len(groups) < parts:
-        if empty is not None:
-            groups.append([empty])
-        else:  # no row to fill up with: the largest part gives one
-            largest = max(groups, key=len)
-            groups.append([largest.pop()])
-    return [_rows(batch, rows) for rows in groups]
-
-
-def _rows(batch: Tensors, rows: list[int]) -> Tensors:
-    chosen = {name: value[rows] if value.ndim else value for name, value in batch.items()}
-    prompt, completion = (int(chosen[f"{part}_mask"].sum(1).max()) for part in ("prompt", "completion"))
-    for name, value in chosen.items():
-        if name.startswith("prompt_"):
-            chosen[name] = value[:, -prompt:]
-        elif value.ndim == 2:
-            chosen[name] = value[:, :completion]
-    return chosen

@@ -8,7 +8,8 @@ from datasets import Dataset
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from cacherl.api.trainer import GrpoSpec
-from services.trainer.advantage_trainer import AdvantageTrainer, Sample, completion_logps, micro_batches
+from services.trainer.advantage_trainer import AdvantageTrainer, Sample
+from services.trainer.completions import completion_logps, micro_batches
 from services.trainer.grpo import arguments
 from services.trainer.optimizers import Rule, optimizer_of
 from services.trainer.weights import WeightsRoot
@@ -23,10 +24,11 @@ def spec(**fields):
 
 
 def sampled_by(model, advantages=ADVANTAGES, seed=0):
-    """Samples whose stored log-probs are the model's own: two turns with an injected piece between, prompts and lengths that differ."""
-    chance, samples = random.Random(seed), []
-    for advantage in advantages:
-        prompt = [chance.randrange(3, 250) for _ in range(chance.randint(3, 9))]
+    """Samples whose stored log-probs are the model's own: two turns with an injected piece between, lengths that differ, three a prompt."""
+    chance, samples, prompt = random.Random(seed), [], []
+    for number, advantage in enumerate(advantages):
+        if number % 3 == 0:
+            prompt = [chance.randrange(3, 250) for _ in range(chance.randint(3, 9))]
         mask = [1] * chance.randint(2, 5) + [0] * chance.randint(1, 6) + [1] * chance.randint(1, 4)
         completion = [chance.randrange(3, 250) for _ in mask]
         with torch.no_grad():

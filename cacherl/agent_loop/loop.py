@@ -72,7 +72,7 @@ class CacheAgentLoop:
             config=self.config,
             renderer=self.renderer,
             engine=EngineBatcher(self.engine, self.config.policy, window_s=self.config.gather_s),
-            lookups=LookupBatcher(self.cache, window_s=self.config.gather_s),
+            lookups=LookupBatcher(self.cache, window_s=self.config.gather_s, alone=self.config.mode != "replay"),
             context_length=info.context_length,
             cache=EpisodeCache(**self.cache.pins.model_dump()),
         )

@@ -1,6 +1,7 @@
 """The cache API's client, and the tool cache that the agent loop reads through it."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from cacherl.api.cache import (
     ViewCreate,
 )
 from cacherl.api.common import Page
+from cacherl.client.batching import NOTHING_PINNED, BatchedLookups, LookupPins
 from cacherl.client.service import ServiceClient
 from cacherl.tier import Preset
 from cacherl.tool_cache import CachePins
@@ -59,6 +61,19 @@ class CacheClient(ServiceClient):
     async def lookups(self, cache: str, request: LookupRequest) -> LookupAnswer:
         """Answers calls from the recordings."""
         return await self.http.post(f"/v1/caches/{quote(cache, safe='')}/lookups", request, LookupAnswer, acts=False)
+
+    async def lookup(self, cache: str, item: LookupItem, pins: LookupPins = NOTHING_PINNED) -> LookupAnswer:
+        """Answers one item (`items` of the answer has one element); what is asked at the same time goes as one request."""
+        return await self._batched.lookup(cache, item, pins)
+
+    @cached_property
+    def _batched(self) -> BatchedLookups:
+        return BatchedLookups(self.lookups)
+
+    async def close(self) -> None:
+        """Aborts lookups under way and closes the connections."""
+        await self._batched.close()
+        await super().close()
 
     async def entries(self, cache: str, *, tool: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[EntryView]:
         """Recorded calls."""

@@ -1,0 +1,138 @@
+-- name: purge
+-- Hides what matches from the revisions that follow, in every view. Null filters match everything; the request has at least one.
+with gone as (
+  update cache.entries e set removed_revision = %(revision)s
+  where e.cache_id = %(cache)s and e.removed_revision is null
+    and (%(tool)s::text is null or e.tool = %(tool)s)
+    and (%(source)s::text is null or e.source = %(source)s)
+    and (%(entries)s::text[] is null or e.id = any(%(entries)s))
+    and (%(before)s::timestamptz is null or coalesce(e.recorded_at,
+      (select min(b.created_at) from cache.batches b where b.cache_id = e.cache_id and b.revision = e.revision), %(since)s) < %(before)s)
+  returning e.id
+), hidden as (
+  update cache.entry_keys k set removed_revision = %(revision)s
+  from gone where k.cache_id = %(cache)s and k.entry = gone.id and k.removed_revision is null
+)
+select count(*) as removed from gone;
+
+-- name: matching
+-- What a purge would hide and an erasure would remove; `saw`: the revisions that see any of it, up to the one that is to come.
+select count(*) as matched, count(*) filter (where e.removed_revision is null) as visible,
+  coalesce(range_agg(int8range(e.revision, coalesce(e.removed_revision, %(revision)s))), '{}')::text as saw
+from cache.entries e
+where e.cache_id = %(cache)s
+  and (%(tool)s::text is null or e.tool = %(tool)s)
+  and (%(source)s::text is null or e.source = %(source)s)
+  and (%(entries)s::text[] is null or e.id = any(%(entries)s))
+  and (%(before)s::timestamptz is null or coalesce(e.recorded_at,
+    (select min(b.created_at) from cache.batches b where b.cache_id = e.cache_id and b.revision = e.revision), %(since)s) < %(before)s);
+
+-- name: matching_block
+-- Matching entries whole, by id.
+select e.id, e.tool, e.arguments, e.result, e.is_error, e.history
+from cache.entries e
+where e.cache_id = %(cache)s and e.id > %(after)s
+  and (%(tool)s::text is null or e.tool = %(tool)s)
+  and (%(source)s::text is null or e.source = %(source)s)
+  and (%(entries)s::text[] is null or e.id = any(%(entries)s))
+  and (%(before)s::timestamptz is null or coalesce(e.recorded_at,
+    (select min(b.created_at) from cache.batches b where b.cache_id = e.cache_id and b.revision = e.revision), %(since)s) < %(before)s)
+order by e.id limit %(limit)s;
+
+-- name: erase_entries
+-- The bytes of entries: rows, keys and embeddings of every view, and what was asked of them and missed.
+with erased as (
+  delete from cache.entries where cache_id = %(cache)s and id = any(%(entries)s) returning id
+), keys as (
+  delete from cache.entry_keys k using erased where k.cache_id = %(cache)s and k.entry = erased.id returning k.key
+), missed as (
+  delete from cache.misses m using keys where m.cache_id = %(cache)s and m.key = keys.key
+)
+select count(*) as erased from erased;
+
+-- name: drop_unreachable_links
+-- Histories that no entry points to any more.
+with recursive reachable as (
+  select e.history as id from cache.entries e where e.cache_id = %(cache)s and e.history is not null
+  union
+  select h.parent from cache.histories h join reachable r on h.id = r.id where h.cache_id = %(cache)s and h.parent is not null
+), dropped as (
+  delete from cache.histories h where h.cache_id = %(cache)s and not exists (select from reachable r where r.id = h.id) returning 1
+)
+select count(*) as dropped from dropped;
+
+-- name: links_left
+-- Of these links, those that histories of other recordings still need.
+select id, parent, tool from cache.histories where cache_id = %(cache)s and id = any(%(ids)s::bytea[]);
+
+-- name: entries_after_links
+-- What was recorded right after these links, by these tools.
+select e.tool, e.arguments, e.result, e.is_error, e.history from cache.entries e
+where e.cache_id = %(cache)s and e.tool = any(%(tools)s::text[])
+  and (e.history = any(%(parents)s::bytea[]) or (%(roots)s and e.history is null));
+
+-- name: blank_links
+-- What is left of an erased call where others' histories hold it: that something was called and nobody knows what came of it.
+update cache.histories set arguments = '{}', mentions = '{}', outcome = 'miss', is_error = true, transient = false
+where cache_id = %(cache)s and id = any(%(ids)s::bytea[]);
+
+-- name: move_cache_back
+update cache.caches set revision = %(revision)s, entries = entries - %(removed)s, erased = erased + %(saw)s::int8multirange where id = %(cache)s;
+
+-- name: commit_operation
+insert into cache.batches (cache_id, id, revision, answer, kind) values (%(cache)s, %(id)s, %(revision)s, %(answer)s::json, %(kind)s);
+
+-- name: follow_removals
+-- A view that is about to take over hides what was removed while it was built.
+update cache.entry_keys k set removed_revision = e.removed_revision
+from cache.entries e
+where k.cache_id = %(cache)s and k.view = %(view)s and e.cache_id = %(cache)s and e.id = k.entry
+  and e.removed_revision is not null and k.removed_revision is null
+  and exists (select from cache.batches b where b.cache_id = %(cache)s and b.kind in ('purge', 'erase'));
+
+-- name: follow_erasures
+-- … and forgets what was erased meanwhile.
+delete from cache.entry_keys k
+where k.cache_id = %(cache)s and k.view = %(view)s and exists (select from cache.caches c where c.id = %(cache)s and not isempty(c.erased))
+  and not exists (select from cache.entries e where e.cache_id = %(cache)s and e.id = k.entry);
+
+-- name: hold_view
+-- Keeps a view, and so its cache, from being deleted for the rest of the transaction.
+select 1 as held from cache.views where id = %(view)s for key share;
+
+-- name: delete_cache
+delete from cache.caches where id = %(cache)s;
+
+-- name: delete_entries
+delete from cache.entries where cache_id = %(cache)s;
+
+-- name: delete_keys
+delete from cache.entry_keys where cache_id = %(cache)s;
+
+-- name: delete_links
+delete from cache.histories where cache_id = %(cache)s;
+
+-- name: find_entry
+select e.id, e.tool, e.arguments, e.result, e.is_error, e.scenario, e.source, e.step, e.task, e.schema_hash, e.recorded_at, e.revision
+from cache.entries e where e.cache_id = %(cache)s and e.id = %(entry)s and e.removed_revision is null;
+
+-- name: revisions
+-- Newest first, each with what brought it; a batch that changed nothing made no revision.
+select b.id as batch, b.revision, b.kind, b.answer, b.created_at from cache.batches b
+where b.cache_id = %(cache)s and (%(before)s::bigint is null or b.revision < %(before)s)
+  and b.created_at = (select min(o.created_at) from cache.batches o where o.cache_id = b.cache_id and o.revision = b.revision) and b.revision > 0
+order by b.revision desc limit %(limit)s;
+
+-- name: view_ids
+-- Views of a cache, built or not, newest first.
+select v.id from (
+  select id from cache.views where cache_id = %(cache)s union select view from cache.jobs where cache_id = %(cache)s and kind = 'view') v
+where %(before)s::text is null or v.id < %(before)s order by v.id desc limit %(limit)s;
+
+-- name: prune_misses
+-- The most frequent stay: what is kept of misses is bounded.
+delete from cache.misses m where m.cache_id = %(cache)s and m.key in (
+  select o.key from cache.misses o where o.cache_id = %(cache)s order by o.count desc, o.key offset %(keep)s);
+
+-- name: missed_tools
+select m.tool, sum(m.count)::bigint as misses, count(*) as calls from cache.misses m where m.cache_id = %(cache)s group by m.tool;

@@ -5,8 +5,8 @@ on conflict (tenant, name) do nothing
 returning id;
 
 -- name: find_cache
--- By id or by name; an id wins.
-select id, name, revision, view, entries, embedder, dimension, settings, created_at
+-- By id or by name; an id wins. `erased`: revisions that are gone, null for none.
+select id, name, revision, view, entries, embedder, dimension, settings, created_at, nullif(erased, '{}') as erased
 from cache.caches where id = %(cache)s or name = %(cache)s
 order by (id = %(cache)s) desc limit 1;
 

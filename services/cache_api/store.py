@@ -42,7 +42,7 @@ async def find_cache(connection: AsyncRows, cache: str) -> Row:
 
 def cache_model(found: Row) -> Cache:
     """A cache as it is answered."""
-    return Cache(**{**found, "settings": CacheSettings.model_validate(found["settings"])})
+    return Cache(**{name: found[name] for name in Cache.model_fields} | {"settings": CacheSettings.model_validate(found["settings"])})
 
 
 async def load_view(connection: AsyncRows, view: str) -> View:

@@ -13,6 +13,7 @@ from services.cache_api.candidates import Candidates
 from services.cache_api.live import LiveLookup
 from services.cache_api.lookup import Lookup, Pins
 from services.cache_api.parts import Parts, PartsOf, Reader
+from services.cache_api.purge import refuse_erased
 from services.kit.auth import Caller, Scope
 from services.kit.postgres import AsyncRows
 
@@ -48,7 +49,8 @@ async def record(cache: str, body: LookupRequest, caller: Caller, parts: Parts) 
 async def pinned(connection: AsyncRows, cache: str, body: LookupRequest, parts: Parts) -> Pins:
     """What a request is pinned to.
 
-    Errors: NotFoundError `no-such-cache`, `no-such-view`; ConflictError `view-of-another-cache`, `view-does-not-cover-revision`.
+    Errors: NotFoundError `no-such-cache`, `no-such-view`; ConflictError `view-of-another-cache`, `view-does-not-cover-revision`; GoneError
+    `revision-erased`.
     """
     found = await store.find_cache(connection, cache)
     view = await parts.views.get(connection, body.view or found["view"])
@@ -60,5 +62,6 @@ async def pinned(connection: AsyncRows, cache: str, body: LookupRequest, parts: 
     if revision is None:
         revision = found["revision"] if view.covers_through is None else view.covers_through
     view.refuse_outside(revision, found["revision"])
+    refuse_erased(found["erased"], revision)
     settings = CacheSettings.model_validate(found["settings"])
     return Pins(found["id"], settings, revision, view, body.as_of or datetime.now(UTC), body.preset or settings.preset)

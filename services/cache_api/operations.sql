@@ -136,3 +136,9 @@ delete from cache.misses m where m.cache_id = %(cache)s and m.key in (
 
 -- name: missed_tools
 select m.tool, sum(m.count)::bigint as misses, count(*) as calls from cache.misses m where m.cache_id = %(cache)s group by m.tool;
+
+-- name: hide_keys
+-- Keys of entries that were removed before their view was built.
+update cache.entry_keys k set removed_revision = q.revision
+from unnest(%(entries)s::text[], %(revisions)s::bigint[]) as q(entry, revision)
+where k.cache_id = %(cache)s and k.view = %(view)s and k.entry = q.entry;

@@ -13,7 +13,7 @@ from typing import Any
 from cacherl.errors import ConflictError
 from cacherl.state import State, advance, scoped
 from cacherl.tool_spec import Annotations, ToolSpec
-from services.cache_api import store
+from services.cache_api import removals, store
 from services.cache_api.embed import Embedder
 from services.cache_api.event import Event, Link
 from services.cache_api.keying import EntryRow, KeyRow, key_row
@@ -102,6 +102,7 @@ class Builder:
         fresh = await store.load_view(connection, view.id)
         async for rows in _blocks(connection, self.cache, reached, revision):
             await self._key(connection, fresh, rows)
+        await removals.catch_up(connection, self.cache, view.id)
         await connection.execute(queries.close_view, {"view": locked["view"], "revision": revision})
         await connection.execute(queries.switch_view, {"cache": self.cache, "view": view.id})
         return revision
@@ -123,11 +124,13 @@ class Builder:
             source, step = rows[-1]["source"], rows[-1]["step"]
 
     async def _key(self, connection: AsyncRows, view: View, rows: list[Row]) -> None:
+        await removals.hold(connection, view.id)
         histories = [row["history"] for row in rows if row["history"] is not None]
         found = await store.rows(connection, queries.chains, {"cache": self.cache, "ids": histories}) if histories else []
         links = [store.link_of(row) for row in found]
         keyed = await asyncio.to_thread(self._key_rows, view, rows, links)
         await store.insert_keys(connection, self.cache, view.id, key_columns(keyed), [row["revision"] for row in rows])
+        await removals.hide(connection, self.cache, view.id, rows)
 
     def _key_rows(self, view: View, rows: list[Row], links: list[Link]) -> list[KeyRow]:
         specs = {name: tool.spec for name, tool in view.tools.items()}

@@ -284,7 +284,8 @@ delete from cache.entry_keys where cache_id = %(cache)s and view = %(view)s;
 
 -- name: entries_in_order
 -- For building a view: entries as their sources made them, from a place on.
-select e.id, e.tool, e.arguments, e.result, e.is_error, e.scenario, e.source, e.step, e.task, e.history, e.schema_hash, e.recorded_at, e.revision
+select e.id, e.tool, e.arguments, e.result, e.is_error, e.scenario, e.source, e.step, e.task, e.history, e.schema_hash, e.recorded_at, e.revision,
+  e.removed_revision
 from cache.entries e
 where e.cache_id = %(cache)s and (e.source, e.step) > (%(source)s, %(step)s) and e.revision > %(after)s and e.revision <= %(through)s
 order by e.source, e.step limit %(limit)s;

@@ -4,19 +4,16 @@ Embeddings are filled in afterwards, many texts at once. The same track under th
 entries' ids.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
-import orjson
 from pydantic_core import to_json
 
-from cacherl.errors import DataError
+from cacherl.result_digest import result_digest
 from cacherl.state import State, advance, scoped
-from cacherl.tool_call import canonical, canonical_arguments, dump_canonical, exact_key
+from cacherl.tool_call import canonical_arguments, exact_key
 from cacherl.tool_spec import ToolSpec
 from services.cache_api.argument import identity
 from services.cache_api.embed import call_text
@@ -44,7 +41,8 @@ class KeyRow:
     recorded_at: datetime | None
     text: str
     """What is embedded."""
-    embedding: str = ""
+    embedding: str | None = None
+    """As pgvector reads it; None in a cache without vectors."""
 
 
 @dataclass(slots=True)
@@ -136,42 +134,3 @@ def key_row(
         recorded_at=entry.recorded_at,
         text=call_text(entry.tool, canonical_ones),
     )
-
-
-def result_digest(content: Any, is_error: bool, spec: ToolSpec | None) -> bytes:
-    """16 bytes: equal for two results that are the same after normalisation, volatile fields masked."""
-    value = _parsed(content) if isinstance(content, str) else content
-    volatile = spec.annotations.volatile if spec is not None else []
-    pointers = [pointer.removeprefix("/result").split("/")[1:] for pointer in volatile if pointer.startswith("/result/")]
-    for path in pointers:
-        value = masked(value, path)
-    try:
-        body = dump_canonical(canonical(value))
-    except DataError:
-        # Nested deeper than the canonical form goes, or not finite: only the same bytes are the same result.
-        body = to_json(value)
-    return hashlib.blake2b(body + (b"\1" if is_error else b"\0"), digest_size=16).digest()
-
-
-@lru_cache(maxsize=1024)
-def _parsed_text(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
-
-
-def _parsed(text: str) -> Any:
-    return _parsed_text(text) if text[:1] in ("{", "[") else text
-
-
-def masked(value: Any, path: list[str]) -> Any:
-    """A copy of a JSON value with what lies at `path` left out; lists on the way are walked through."""
-    if isinstance(value, list):
-        rest = path[1:] if path and (path[0] == "*" or path[0].isdigit()) else path
-        return [masked(item, rest) for item in value] if rest else []
-    if not isinstance(value, dict) or not path or path[0] not in value:
-        return value
-    if len(path) == 1:
-        return {name: item for name, item in value.items() if name != path[0]}
-    return value | {path[0]: masked(value[path[0]], path[1:])}

@@ -26,6 +26,8 @@ class CacheSettings(Wire):
     """Preset `paper`: the Jaccard threshold (the paper gives none)."""
     fidelity_floor: float = Field(default=0.9, ge=0, le=1)
     """Preset `robust`: best_effort is served only above this calibrated fidelity."""
+    embedder: Literal["hashing"] | None = "hashing"
+    """What makes vectors of calls for the near tiers; null: none, the exact tier alone answers. Fixed when the cache is made."""
 
 
 class CacheCreate(Wire):
@@ -35,6 +37,8 @@ class CacheCreate(Wire):
     settings: CacheSettings = CacheSettings()
     tools: list[ToolSpec] = []
     """Specs and annotations known beforehand; importing trajectories adds theirs."""
+    dimension: int | None = None
+    """Width of the vectors that the caller counts on; refused where the embedder makes others."""
 
 
 class Cache(Wire):
@@ -45,8 +49,10 @@ class Cache(Wire):
     revision: int
     view: str
     entries: int
-    embedder: str
+    embedder: str | None
+    """Name of what makes the vectors; null: no vectors, no near tiers."""
     dimension: int
+    """Width of the vectors; 0 without an embedder."""
     settings: CacheSettings
     created_at: Time
 

@@ -14,7 +14,7 @@ from cacherl.errors import ConflictError
 from cacherl.state import State, advance, scoped
 from cacherl.tool_spec import Annotations, ToolSpec
 from services.cache_api import removals, store
-from services.cache_api.embed import Embedder
+from services.cache_api.embed import Embedder, embedded
 from services.cache_api.event import Event, Link
 from services.cache_api.keying import EntryRow, KeyRow, key_row
 from services.cache_api.learning import given_with, view_tools
@@ -141,7 +141,7 @@ class Builder:
             state = states[bytes(history)] if history is not None else State.start(view.id)
             spec = specs.get(event.name)
             keyed.append(key_row(_entry(row), event.arguments, event.content, event.transient, scoped(state, event.call, spec), spec))
-        for made, vector in zip(keyed, self.embedder.embed([made.text for made in keyed]), strict=True):
+        for made, vector in zip(keyed, embedded(self.embedder, view.embedder, [made.text for made in keyed]), strict=True):
             made.embedding = vector
         return keyed
 

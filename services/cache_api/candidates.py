@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.cache_api.ask import Ask
-from services.cache_api.embed import Embedder, call_text
+from services.cache_api.embed import Embedder, call_text, embedded
 from services.cache_api.store import Row, queries, rows
 from services.cache_api.tiers.candidate import Candidate
+from services.cache_api.view import View
 from services.kit.postgres import AsyncRows
 
 NEAREST = 64
@@ -19,10 +20,11 @@ Found = list[list[Candidate]]
 class Candidates:
     """What was recorded, as one view shows it at one revision."""
 
-    def __init__(self, connection: AsyncRows, embedder: Embedder, *, cache: str, view: str, revision: int) -> None:
+    def __init__(self, connection: AsyncRows, embedder: Embedder, *, view: View, revision: int) -> None:
         self.connection = connection
         self.embedder = embedder
-        self.pins: Row = {"cache": cache, "view": view, "revision": revision}
+        self.made_by = view.embedder
+        self.pins: Row = {"cache": view.cache, "view": view.id, "revision": revision}
 
     async def exact_robust(self, asks: Sequence[Ask]) -> Found:
         """Of the full key."""
@@ -93,7 +95,9 @@ class Candidates:
             index.append(number)
         columns = {name: [asked[name] for asked in distinct] for name in distinct[0]}
         if "embedding" in columns:
-            columns["embedding"] = self.embedder.embed(columns["embedding"])
+            if self.made_by is None:
+                return [[] for _ in asks]  # a cache without vectors: nothing is near
+            columns["embedding"] = list(embedded(self.embedder, self.made_by, columns["embedding"]))
         answers: Found = [[] for _ in distinct]
         for found in await rows(self.connection, query, {**columns, **self.pins, "limit": limit, "rows": NEAREST_ROWS}):
             answers[found["n"]].append(_candidate(found))

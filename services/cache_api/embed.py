@@ -3,7 +3,7 @@
 The text of a call is its tool and `path: value` lines, so calls that share words under the same arguments lie near one another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,8 @@ import orjson
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import HashingVectorizer
+
+from cacherl.errors import ConflictError, InputError
 
 DIMENSION = 384
 MAX_TEXT = 2_000
@@ -50,6 +52,25 @@ class HashingEmbedder:
         """vectors_N as pgvector literals."""
         rounded_ND = np.round(self.vectors(texts), 4)
         return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY).decode() for row in rounded_ND]
+
+
+def embedded(embedder: Embedder, wanted: str | None, texts: Sequence[str]) -> Sequence[str | None]:
+    """vectors_N for a cache whose vectors were made by `wanted`; None each where it has none.
+
+    Errors: ConflictError `another-embedder` where this process makes others: they would lie in no common space.
+    """
+    if wanted is None:
+        return [None] * len(texts)
+    if wanted != embedder.name:
+        raise ConflictError(f"The cache's vectors are made by {wanted}, this service has {embedder.name}.", slug="another-embedder")
+    return embedder.embed(list(texts))
+
+
+def refuse_dimension(expected: int | None, made: int) -> None:
+    """Raises InputError `wrong-dimension` where a caller counts on vectors of another width."""
+    if expected is not None and expected != made:
+        errors = [{"pointer": "/dimension", "detail": f"the embedder makes vectors of {made} numbers, not {expected}"}]
+        raise InputError("The vectors of this cache have another width.", errors=errors, slug="wrong-dimension")
 
 
 def call_text(tool: str, arguments: dict[str, Any]) -> str:

@@ -29,7 +29,8 @@ update cache.caches set view = %(view)s where id = %(cache)s;
 insert into cache.views (id, cache_id, given) values (%(id)s, %(cache)s, %(given)s::json);
 
 -- name: view
-select id, cache_id, version, covers_from, covers_through, given, calibration from cache.views where id = %(view)s;
+select v.id, v.cache_id, v.version, v.covers_from, v.covers_through, v.given, v.calibration, c.embedder
+from cache.views v join cache.caches c on c.id = v.cache_id where v.id = %(view)s;
 
 -- name: view_version
 select cache_id, version, covers_through from cache.views where id = %(view)s;

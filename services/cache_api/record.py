@@ -19,7 +19,7 @@ from cacherl.api.common import FieldError
 from cacherl.errors import ConflictError, DataError, InputError
 from cacherl.tool_spec import ToolSpec
 from services.cache_api import store
-from services.cache_api.embed import Embedder
+from services.cache_api.embed import Embedder, embedded
 from services.cache_api.event import Track, tool_names
 from services.cache_api.keying import Keyed, Specs, keyed
 from services.cache_api.learning import given_with, specs_for, view_tools
@@ -143,15 +143,15 @@ class Recorder:
             for item in keyed(Track.load(line), view.id, all_specs, ids):
                 rows.append(item)
                 if len(rows) >= BLOCK:
-                    blocks.write(self.embedded(rows).dump())
+                    blocks.write(self.embedded(view, rows).dump())
                     rows = []
         if rows:
-            blocks.write(self.embedded(rows).dump())
+            blocks.write(self.embedded(view, rows).dump())
         return added
 
-    def embedded(self, rows: list[Keyed]) -> Block:
+    def embedded(self, view: View, rows: list[Keyed]) -> Block:
         """Rows with their vectors, as a block."""
-        for item, vector in zip(rows, self.embedder.embed([row.key.text for row in rows]), strict=True):
+        for item, vector in zip(rows, embedded(self.embedder, view.embedder, [row.key.text for row in rows]), strict=True):
             item.key.embedding = vector
         return block(rows)
 

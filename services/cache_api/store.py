@@ -60,6 +60,7 @@ async def load_view(connection: AsyncRows, view: str) -> View:
         given={name: Annotations.model_validate(value) for name, value in found["given"].items()},
         tools={t["name"]: ViewTool(ToolSpec.model_validate(t["spec"]), t["schema_hash"], t["since"]) for t in tools},
         calibration=tuple(ToolCalibration.model_validate(item) for item in found["calibration"] or []),
+        embedder=found["embedder"],
     )
 
 

@@ -44,6 +44,8 @@ class View:
     """What users and importers said, by tool; the rest of the annotations is inferred."""
     tools: Mapping[str, ViewTool]
     calibration: tuple[ToolCalibration, ...] = ()
+    embedder: str | None = None
+    """What made the vectors of the cache; None: it has none."""
 
     def tool(self, name: str, revision: int) -> ViewTool | None:
         """The tool at a revision, None where it was not known yet."""

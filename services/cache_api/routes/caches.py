@@ -8,7 +8,7 @@ from cacherl.api.cache import Cache, CacheCreate
 from cacherl.api.common import Page
 from cacherl.errors import ConflictError, InputError
 from services.cache_api import store
-from services.cache_api.embed import DIMENSION
+from services.cache_api.embed import DIMENSION, refuse_dimension
 from services.cache_api.event import schema_hash
 from services.cache_api.learning import given_with, view_tools
 from services.cache_api.parts import Parts, PartsOf, Reader, Writer
@@ -44,12 +44,15 @@ def refuse_unknown_server(body: CacheCreate, parts: Parts) -> None:
 async def make_cache(connection: AsyncRows, body: CacheCreate, parts: Parts) -> Cache:
     """Inserts a cache with its first view. Errors: ConflictError `cache-exists`."""
     cache, view = new_id("cch"), new_id("viw")
+    embedder = parts.embedder.name if body.settings.embedder is not None else None
+    dimension = DIMENSION if embedder is not None else 0
+    refuse_dimension(body.dimension, dimension)
     row = {
         "id": cache,
         "name": body.name,
         "view": view,
-        "embedder": parts.embedder.name,
-        "dimension": DIMENSION,
+        "embedder": embedder,
+        "dimension": dimension,
         "settings": body.settings.model_dump_json(),
     }
     if await store.row(connection, queries.create_cache, row) is None:

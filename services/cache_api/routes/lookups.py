@@ -10,7 +10,7 @@ from cacherl.api.cache import CacheSettings, LookupAnswer, LookupRequest
 from cacherl.errors import ConflictError, ForbiddenError
 from services.cache_api import store
 from services.cache_api.candidates import Candidates
-from services.cache_api.live import LiveLookup
+from services.cache_api.live.record import RecordLookup
 from services.cache_api.lookup import Lookup, Pins
 from services.cache_api.parts import Parts, PartsOf, Reader
 from services.cache_api.purge import refuse_erased
@@ -28,7 +28,7 @@ async def look_up(cache: str, body: LookupRequest, caller: Reader, parts: PartsO
     else:
         async with parts.database.tenant(caller.tenant) as connection:
             pins = await pinned(connection, cache, body, parts)
-            candidates = Candidates(connection, parts.embedder, cache=pins.cache, view=pins.view.id, revision=pins.revision)
+            candidates = Candidates(connection, parts.embedder, view=pins.view, revision=pins.revision)
             lookup = Lookup(pins, candidates, parts.redactor, body)
             items = await lookup.answer()
     parts.tally.count(caller.tenant, pins.cache, lookup.asked)
@@ -36,13 +36,14 @@ async def look_up(cache: str, body: LookupRequest, caller: Reader, parts: PartsO
     return Response(orjson.dumps(answer, option=orjson.OPT_UTC_Z), media_type="application/json")
 
 
-async def record(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> tuple[Pins, LiveLookup, list[dict[str, Any]]]:
+async def record(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> tuple[Pins, RecordLookup, list[dict[str, Any]]]:
     """Mode `record` writes, so it needs the scope to write. No transaction is open while the live server works."""
     if Scope.CACHE_WRITE not in caller.scopes:
         raise ForbiddenError("Mode `record` needs a key with the scope `cache:write`.")
     async with parts.database.tenant(caller.tenant) as connection:
         pins = await pinned(connection, cache, body, parts)
-    lookup = LiveLookup(parts, caller.tenant, pins, body)
+        lookup = RecordLookup(parts, caller.tenant, pins, body)
+        await lookup.prepare(connection)
     return pins, lookup, await lookup.answer()
 
 

@@ -22,7 +22,7 @@ from cacherl.tier import CallOutcome, ToolResult
 from cacherl.tool_call import ToolCall, canonical_arguments, exact_key
 from cacherl.tool_spec import Scope, ToolSpec
 
-__all__ = ["Mutation", "State", "advance", "scoped"]
+__all__ = ["Mutation", "State", "advance", "scoped", "scoped_in"]
 
 TOKEN_VERSION = 1
 DIGEST_BYTES = 8
@@ -109,7 +109,14 @@ def advance(state: State, call: ToolCall, spec: ToolSpec | None, outcome: CallOu
 def scoped(state: State, call: ToolCall, spec: ToolSpec | None) -> bytes | None:
     """Digest (16 bytes) of the earlier mutations in the tool's scope, in their order; None where unknown: then no recording agrees."""
     scope = (spec.annotations.scope if spec else None) or Scope.GROUP
-    if scope is Scope.NONE or (spec is not None and spec.annotations.reads_state is False):
+    if spec is not None and spec.annotations.reads_state is False:
+        scope = Scope.NONE
+    return scoped_in(scope, state, call, spec)
+
+
+def scoped_in(scope: Scope, state: State, call: ToolCall, spec: ToolSpec | None) -> bytes | None:
+    """What `scoped` would be if the tool had this scope."""
+    if scope is Scope.NONE:
         return _chain(())
     if scope is Scope.ALL:
         return None if state.unknown else _chain(tuple((m.group, m.digest) for m in state.mutations))

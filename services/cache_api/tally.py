@@ -10,13 +10,16 @@ from collections.abc import Iterable
 
 import structlog
 from psycopg import Error as DatabaseError
+from psycopg.errors import ForeignKeyViolation
 from psycopg_pool import PoolTimeout
 from pydantic_core import to_json
 
 from cacherl.tier import Tier
 from services.cache_api.ask import Ask
+from services.cache_api.coverage import MISSES_KEPT, PRUNE_EVERY, shortened
+from services.cache_api.purge import operations
 from services.cache_api.store import queries
-from services.kit.postgres import Database
+from services.kit.postgres import AsyncRows, Database
 
 EVERY_S = 1.0
 MAX_DISTINCT_MISSES = 10_000
@@ -33,6 +36,7 @@ class Tally:
         self._outcomes: Counter[tuple[Owner, str, str]] = Counter()
         self._misses: Counter[tuple[Owner, bytes]] = Counter()
         self._missed: dict[tuple[Owner, bytes], tuple[str, str]] = {}
+        self._since_pruned: Counter[Owner] = Counter()
         self._writing = asyncio.Lock()
 
     def count(self, tenant: str, cache: str, asks: Iterable[Ask]) -> None:
@@ -49,7 +53,7 @@ class Tally:
         if slot not in self._missed:
             if len(self._missed) >= MAX_DISTINCT_MISSES:
                 return
-            self._missed[slot] = (one.call.name.replace("\0", "\ufffd"), to_json(one.arguments).decode())
+            self._missed[slot] = (one.call.name.replace("\0", "\ufffd"), to_json(shortened(one.arguments)).decode())
         self._misses[slot] += 1
 
     async def flush(self) -> None:
@@ -60,6 +64,8 @@ class Tally:
             for owner in {owner for owner, _, _ in outcomes} | {owner for owner, _ in misses}:
                 try:
                     await self._write(owner, outcomes, misses, missed)
+                except ForeignKeyViolation:
+                    log.info("counts dropped", action="tally", cache=owner[1], reason="the cache was deleted")
                 except (DatabaseError, PoolTimeout) as error:
                     log.warning("counts not written", action="tally", error=type(error).__name__)
                     self._outcomes += Counter({slot: n for slot, n in outcomes.items() if slot[0] == owner})
@@ -86,6 +92,14 @@ class Tally:
                 await connection.execute(
                     queries.count_misses, {"cache": cache, "keys": keys, "tools": tools, "arguments": arguments, "counts": counts}
                 )
+                await self._bound(connection, owner, len(lacking))
+
+    async def _bound(self, connection: AsyncRows, owner: Owner, more: int) -> None:
+        """Keeps the most frequent misses of a cache, now and then."""
+        self._since_pruned[owner] += more
+        if self._since_pruned[owner] >= PRUNE_EVERY:
+            self._since_pruned[owner] = 0
+            await connection.execute(operations.prune_misses, {"cache": owner[1], "keep": MISSES_KEPT})
 
     async def run(self) -> None:
         """Writes every second, for ever."""

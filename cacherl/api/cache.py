@@ -250,6 +250,14 @@ class ToolStats(Wire):
 
     tool: str
     outcomes: dict[str, int]
+    hits: int = 0
+    misses: int = 0
+    hit_rate: float | None = None
+    """Of all its lookups; null where there was none."""
+    miss_rate: float | None = None
+    false_rate: float | None = None
+    """Share of its hits that are wrong, as far as is known; null is unknown."""
+    false_rate_from: Literal["shadow", "calibration"] | None = None
 
 
 class CacheStats(Wire):
@@ -275,6 +283,19 @@ class Coverage(Wire):
     """What to record next."""
 
     items: list[CoverageItem]
+    tools: list["CoverageTool"] = []
+    """By tool, the one that missed most first."""
+
+
+class CoverageTool(Wire):
+    """How often a tool missed."""
+
+    tool: str
+    misses: int
+    lookups: int
+    miss_rate: float
+    calls: int
+    """Different calls among the misses, as far as they are kept."""
 
 
 EntryLine.model_rebuild()

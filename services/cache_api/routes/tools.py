@@ -4,12 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from cacherl.api.cache import CacheStats, Coverage, CoverageItem, ToolStats, ToolView, View, ViewCreate
+from cacherl.api.cache import CacheStats, Coverage, CoverageItem, ToolView, View, ViewCreate
 from cacherl.api.common import Page
 from cacherl.errors import NotFoundError
 from cacherl.tool_spec import Annotations
 from services.cache_api import jobs, store
+from services.cache_api.coverage import missed_tools, tool_stats
 from services.cache_api.parts import PartsOf, Reader, Writer
+from services.cache_api.purge import operations
 from services.cache_api.routes.views import refuse_unknown_tools
 from services.cache_api.store import Row, queries
 from services.cache_api.view import merged
@@ -77,17 +79,24 @@ async def stats(cache: str, caller: Reader, parts: PartsOf) -> CacheStats:
         found = await store.find_cache(connection, cache)
         tools = await tool_views(connection, found)
         counted = await store.rows(connection, queries.lookup_counts, {"cache": found["id"]})
-    lookups: dict[str, dict[str, int]] = {}
-    for row in counted:
-        lookups.setdefault(row["tool"], {})[row["outcome"]] = row["count"]
+        view = await parts.views.get(connection, found["view"])
+    lookups = by_tool(counted)
     return CacheStats(
         entries=found["entries"],
         tools=len(tools),
         keys=sum(tool.keys for tool in tools),
         conflicting_keys=sum(tool.conflicting_keys for tool in tools),
         errors=sum(tool.errors for tool in tools),
-        lookups=[ToolStats(tool=name, outcomes=outcomes) for name, outcomes in lookups.items()],
+        lookups=[tool_stats(name, outcomes, view, None) for name, outcomes in lookups.items()],
     )
+
+
+def by_tool(counted: list[Row]) -> dict[str, dict[str, int]]:
+    """Counts of outcomes by tool."""
+    lookups: dict[str, dict[str, int]] = {}
+    for row in counted:
+        lookups.setdefault(row["tool"], {})[row["outcome"]] = row["count"]
+    return lookups
 
 
 @router.get("/coverage", summary="What to record next")
@@ -97,4 +106,7 @@ async def coverage(cache: str, caller: Reader, parts: PartsOf, limit: Annotated[
     async with parts.database.tenant(caller.tenant) as connection:
         found = await store.find_cache(connection, cache)
         rows = await store.rows(connection, queries.most_missed, {"cache": found["id"], "limit": limit})
-    return Coverage(items=[CoverageItem(tool=row["tool"], arguments=row["arguments"], misses=row["count"]) for row in rows])
+        counted = by_tool(await store.rows(connection, queries.lookup_counts, {"cache": found["id"]}))
+        different = {row["tool"]: row["calls"] for row in await store.rows(connection, operations.missed_tools, {"cache": found["id"]})}
+    items = [CoverageItem(tool=row["tool"], arguments=row["arguments"], misses=row["count"]) for row in rows]
+    return Coverage(items=items, tools=missed_tools(counted, different))

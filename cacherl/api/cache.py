@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from cacherl.api.cache_calibration import CurvePoint, FidelityStep, PoolCalibration
 from cacherl.api.common import FieldError, Progress
 from cacherl.jobs import JobState
 from cacherl.tier import CallOutcome, LookupResult, Preset, ToolResult
@@ -208,14 +209,6 @@ class CalibrationCreate(Wire):
     target_false: float = Field(default=0.01, gt=0, lt=1)
 
 
-class CurvePoint(Wire):
-    """Coverage and false hits at one threshold."""
-
-    threshold: float
-    coverage: float
-    false_hit_rate: float
-
-
 class ToolCalibration(Wire):
     """What calibration found for one tool and tier."""
 
@@ -229,6 +222,18 @@ class ToolCalibration(Wire):
     threshold: float | None
     n_required: int | None
     within_task: bool = False
+    pool: str = ""
+    """The pool whose threshold this is, and to which the fidelity is drawn where there are few hits."""
+    steps: list[FidelityStep] = []
+    """Fidelity by similarity, never falling."""
+
+    def fidelity_at(self, similarity: float) -> float:
+        """The fidelity of a hit of this similarity: below the first step that of the first."""
+        found = self.steps[0].fidelity if self.steps else self.fidelity
+        for step in self.steps:
+            if step.similarity <= similarity:
+                found = step.fidelity
+        return found
 
 
 class Calibration(Wire):
@@ -241,8 +246,12 @@ class Calibration(Wire):
     view: str | None = None
     progress: Progress = Progress()
     tools: list[ToolCalibration] = []
+    pools: list[PoolCalibration] = []
     noise_floor: float | None = None
     curve: list[CurvePoint] = []
+    """Over fuzzy thresholds, strictest first."""
+    best_effort_curve: list[CurvePoint] = []
+    """Over best-effort thresholds, with fuzzy at its loosest."""
 
 
 class ToolStats(Wire):

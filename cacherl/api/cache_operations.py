@@ -20,7 +20,7 @@ class PurgeCreate(Wire):
     """Older recordings; those that carry no time of their own count from when they were ingested."""
     entries: list[str] | None = Field(default=None, min_length=1, max_length=MAX_PURGED_ENTRIES)
     erase: bool = False
-    """Also remove the bytes, of what was hidden before too; needs a key with the scope `admin`. Pins that saw them answer 410 from then on."""
+    """Also remove the bytes, of what was hidden before too; needs the scope `admin`. Pins that saw them answer 410 from then on."""
     dry_run: bool = False
     """Count what matches and change nothing."""
 

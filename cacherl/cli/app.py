@@ -3,7 +3,7 @@
 import typer
 
 from cacherl import __version__
-from cacherl.cli import cache, data, jobs, rollout, run, score, system
+from cacherl.cli import cache, data, jobs, proxy, rollout, run, score, system
 
 app = typer.Typer(
     name="cacherl",
@@ -28,6 +28,7 @@ app.command("down")(system.down)
 app.command("status")(system.status)
 app.command("score")(score.score)
 app.add_typer(data.app, name="data")
+cache.app.command("proxy")(proxy.proxy)
 app.add_typer(cache.app, name="cache")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(jobs.app, name="jobs")

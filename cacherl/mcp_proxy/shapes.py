@@ -1,0 +1,65 @@
+"""Our tools, results and errors as MCP's.
+
+A miss is a tool result with `isError` and the cache's own words, for the agent to read. What is no answer of a tool (a service that is
+away, a lookup that is refused) is a protocol error and never a tool's result: an infrastructure failure is no observation.
+"""
+
+from typing import Any
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent, Tool, ToolAnnotations
+
+from cacherl.api.cache import LookupAnswer
+from cacherl.errors import CacheRLError, InputError
+from cacherl.mcp_proxy.names import ToolNames
+from cacherl.rendering import result_text
+from cacherl.tier import LookupResult
+from cacherl.tool_spec import Annotations, ToolSpec
+
+ANSWER = "cacherl/answer"
+"""Key in a result's `_meta`: how the call was answered."""
+TOOL = "cacherl/tool"
+"""Key in a tool's `_meta`: its recorded name, where the shown one differs."""
+
+
+def tool(spec: ToolSpec, names: ToolNames) -> Tool:
+    """A recorded tool as it is listed."""
+    shown = names.shown(spec.name)
+    return Tool(
+        name=shown,
+        title=spec.name if shown != spec.name else None,
+        description=spec.function.description or None,
+        input_schema={"type": "object", **spec.function.parameters},
+        annotations=hints(spec.annotations),
+        _meta={TOOL: spec.name} if shown != spec.name else None,
+    )
+
+
+def hints(annotations: Annotations) -> ToolAnnotations | None:
+    """What is known of a tool, as hints; None where nothing is, which clients read as the careful defaults."""
+    if annotations.mutating is None:
+        return None
+    return ToolAnnotations(read_only_hint=not annotations.mutating, idempotent_hint=None if annotations.mutating else True)
+
+
+def result(found: LookupResult, answer: LookupAnswer) -> CallToolResult:
+    """An answer: its text, the value itself where it is an object, and in `_meta` how it came about."""
+    content = found.result.content
+    return CallToolResult(
+        content=[TextContent(text=result_text(content))],
+        structured_content=content if isinstance(content, dict) else None,
+        is_error=found.result.is_error,
+        _meta={ANSWER: provenance(found, answer)},
+    )
+
+
+def provenance(found: LookupResult, answer: LookupAnswer) -> dict[str, Any]:
+    """Everything that the cache says of an answer but the result itself."""
+    said = found.model_dump(mode="json", by_alias=True, exclude={"result"} if found.explain is not None else {"result", "explain"})
+    tier = found.outcome.tier
+    return {**said, "tier": tier.value if tier is not None else None, "revision": answer.revision, "view": answer.view}
+
+
+def protocol_error(error: CacheRLError) -> MCPError:
+    """A refusal or failure; `data` is the problem document (RFC 9457)."""
+    return MCPError(INVALID_PARAMS if isinstance(error, InputError) else INTERNAL_ERROR, error.detail, error.problem())

@@ -41,4 +41,5 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_COUNTS_S):
                 await parts.tally.flush()
+        await parts.live_writer.close()
         await parts.live.close()

@@ -21,6 +21,7 @@ from cacherl.tier import CallOutcome, Preset, Tier, ToolResult
 from services.cache_api.ask import Ask, ask, excluded_json
 from services.cache_api.candidates import Candidates
 from services.cache_api.explain import explain
+from services.cache_api.live.position import state_part
 from services.cache_api.redact import Redactor
 from services.cache_api.tiers import best_effort, exact, fuzzy
 from services.cache_api.tiers.candidate import choose, draw_seed
@@ -73,7 +74,7 @@ def start(item: LookupItem, pins: Pins, redactor: Redactor) -> State:
     Errors: ConflictError `state-of-another-view`, InputError `not-a-state`.
     """
     if item.state is not None or item.history is None:
-        return State.parse(item.state, pins.view.id)
+        return State.parse(state_part(item.state), pins.view.id)
     return replayed(item.history, pins, redactor)
 
 

@@ -7,7 +7,8 @@ from fastapi import Depends, Request
 
 from services.cache_api.embed import Embedder, HashingEmbedder
 from services.cache_api.jobs import Worker
-from services.cache_api.live_servers import LiveServers
+from services.cache_api.live.servers import LiveServers
+from services.cache_api.live.writing import LiveWriter
 from services.cache_api.record import Recorder
 from services.cache_api.redact import Redactor
 from services.cache_api.settings import CacheSettings
@@ -30,6 +31,7 @@ class Parts:
     tally: Tally
     worker: Worker
     live: LiveServers
+    live_writer: LiveWriter
 
     @classmethod
     def of(cls, database: Database, settings: CacheSettings) -> "Parts":
@@ -38,7 +40,7 @@ class Parts:
         recorder = Recorder(database, views, embedder, redactor, settings)
         worker = Worker(database, embedder, settings.job_poll_s)
         live = LiveServers(settings.live_servers, settings.live_timeout_s)
-        return cls(database, settings, embedder, redactor, views, recorder, Tally(database), worker, live)
+        return cls(database, settings, embedder, redactor, views, recorder, Tally(database), worker, live, LiveWriter(database, embedder))
 
 
 def parts_of(request: Request) -> Parts:

@@ -1,2 +1,52 @@
 -- Live calls: leases of single flight, budgets, what shadow found.
-select 1;
+
+-- What a group of live calls recorded, in one statement: under the cache's lock it gets one revision. No row: the view is not the cache's, or
+-- has grown. A place that was recorded before stays as it is, and `same` says whether it says the same. Arguments and results come as texts
+-- beside the rest, so that they are kept byte for byte.
+create function cache.record_live(of_cache text, of_view text, of_version integer, recorded json, arguments text[], results text[], links json,
+  link_arguments text[])
+returns table (n integer, id text, same boolean, revision bigint)
+language plpgsql as $$
+declare
+  held record;
+begin
+  select c.revision, c.view into held from cache.caches c where c.id = of_cache for update;
+  -- Looked for after the lock, in a statement of its own: one that waits for a lock sees other tables as they were before it waited.
+  if held is null or held.view <> of_view or not exists (select from cache.views v where v.id = of_view and v.version = of_version) then
+    return;
+  end if;
+  return query
+  with q as materialized (
+    select * from json_to_recordset(recorded) as r(n integer, id text, tool text, is_error boolean, scenario text, source text, step integer,
+      task text, history bytea, schema_hash text, content_hash bytea, recorded_at timestamptz, key bytea, identity bytea, scoped_state bytea,
+      result_digest bytea, transient boolean, embedding halfvec)
+  ), stored as (
+    insert into cache.entries (id, cache_id, tool, arguments, result, is_error, scenario, source, step, task, history, schema_hash, content_hash,
+      recorded_at, revision)
+    select q.id, of_cache, q.tool, arguments[q.n + 1]::json, results[q.n + 1]::json, q.is_error, q.scenario, q.source, q.step, q.task, q.history,
+      q.schema_hash, q.content_hash, q.recorded_at, held.revision + 1
+    from q
+    on conflict (cache_id, source, step) do nothing
+    returning entries.id
+  ), linked as (
+    insert into cache.histories (cache_id, id, parent, tool, arguments, outcome, is_error, transient, mentions)
+    select of_cache, l.id, l.parent, l.tool, link_arguments[l.n + 1]::json, l.outcome, l.is_error, l.transient, l.mentions
+    from json_to_recordset(links) as l(n integer, id bytea, parent bytea, tool text, outcome text, is_error boolean, transient boolean,
+      mentions text[])
+    on conflict on constraint histories_pkey do nothing
+  ), keyed as (
+    insert into cache.entry_keys (cache_id, view, entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error,
+      transient, schema_hash, recorded_at, revision, embedding)
+    select of_cache, of_view, q.id, q.tool, q.key, q.identity, q.scoped_state, q.scenario, q.source, q.task, q.result_digest, q.is_error,
+      q.transient, q.schema_hash, q.recorded_at, held.revision + 1, q.embedding
+    from q join stored on stored.id = q.id
+  ), moved as (
+    update cache.caches c set revision = held.revision + 1, entries = c.entries + (select count(*) from stored)
+    where c.id = of_cache and exists (select from stored)
+  )
+  select q.n, coalesce(stored.id, e.id), stored.id is not null or coalesce(e.content_hash = q.content_hash, false), held.revision + 1
+  from q
+  left join stored on stored.id = q.id
+  left join cache.entries e on stored.id is null and e.cache_id = of_cache and e.source = q.source and e.step = q.step;
+end
+$$;

@@ -1,0 +1,162 @@
+"""One turn of an episode in a live mode: which source it is recorded as, where it stands, and what it makes.
+
+An episode has one session at the live server and one source here, `run/task/episode`; run again from its start it is a source of its own,
+`…~2`, in a session opened anew. Its place comes from the token, or is computed from the history.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cacherl.api.cache import LookupItem, LookupRequest
+from cacherl.errors import ConflictError, InputError
+from cacherl.state import State
+from services.cache_api import store
+from services.cache_api.ask import Ask
+from services.cache_api.event import Event, Link, link
+from services.cache_api.live.position import Position, joined, position_of
+from services.cache_api.live.writing import Row, queries
+from services.cache_api.lookup import Pins, start
+from services.cache_api.reading import Reader
+from services.kit.postgres import AsyncRows
+
+MAX_ATTEMPTS = 9
+
+
+@dataclass(slots=True)
+class LiveTurn:
+    """One item: where it stands, the calls that it makes, and their answers."""
+
+    item: LookupItem
+    base: str
+    """`run/task/episode`."""
+    state: State
+    position: Position
+    past: list[Event] | None
+    """The live calls before it, where its history tells them; None where they stand in the store alone."""
+    links: list[Link] = field(default_factory=list)
+    asks: list[Ask] = field(default_factory=list)
+    made: list[Event] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def source(self) -> str:
+        """Its source in the store."""
+        return attempt_name(self.base, self.position.attempt)
+
+    @property
+    def session(self) -> str:
+        """Its session at the live server."""
+        assert self.item.session is not None
+        return self.item.session
+
+    @property
+    def token(self) -> str:
+        """The token after it."""
+        return joined(self.state, self.position, self.session)
+
+
+def attempt_name(base: str, attempt: int) -> str:
+    """The source of an attempt."""
+    return base if attempt == 1 else f"{base}~{attempt}"
+
+
+def source_base(request: LookupRequest, item: LookupItem, number: int) -> str:
+    """`run/task/episode`. Errors: InputError `episode-needed` where an item does not say which episode it belongs to."""
+    missing = [
+        {"pointer": pointer, "detail": f"needed in mode `{request.mode}`"}
+        for pointer, given in (("/run", request.run), (f"/items/{number}/draw", item.draw), (f"/items/{number}/session", item.session))
+        if not given
+    ]
+    if missing or item.draw is None:
+        raise InputError("A live call belongs to an episode: a run, a task, a number and a session.", errors=missing, slug="episode-needed")
+    base = f"{request.run}/{item.draw.task}/{item.draw.episode}"
+    for text in (base, item.scenario, item.session or "", *(call.name for call in item.calls)):
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError("The text holds a character that cannot be stored.", slug="unstorable-text")
+    return base
+
+
+def bases_of(request: LookupRequest) -> list[str]:
+    """The episodes of a request. Errors: InputError `episode-needed`, `episode-twice`."""
+    bases = [source_base(request, item, number) for number, item in enumerate(request.items)]
+    if len(set(bases)) != len(bases):
+        raise InputError("Two items of a live request belong to one episode: send its turns one after the other.", slug="episode-twice")
+    return bases
+
+
+async def recorded_turns(connection: AsyncRows, pins: Pins, request: LookupRequest, reader: Reader) -> list[LiveTurn]:
+    """The turns of a request in mode `record`, where every earlier call was live.
+
+    Errors: InputError `history-needed` for a token that says nothing of its live calls, ConflictError `episode-recorded`.
+    """
+    bases = bases_of(request)
+    placed = [position_of(item.state, item.session or "") for item in request.items]
+    first = [base for base, item in zip(bases, request.items, strict=True) if item.state is None and not item.history]
+    later = [base for base, item, at in zip(bases, request.items, placed, strict=True) if at is None and item.history]
+    attempts = await known_attempts(connection, pins.cache, first, later)
+    turns: list[LiveTurn] = []
+    for number, (base, item, position) in enumerate(zip(bases, request.items, placed, strict=True)):
+        if position is not None:
+            turns.append(LiveTurn(item, base, start(item, pins, reader.redactor), position, None))
+        elif item.history:
+            turns.append(_with_history(item, base, pins, reader, max(attempts.get(base, 0), 1)))
+        elif item.state is None:
+            turns.append(LiveTurn(item, base, State.start(pins.view.id), Position(next_attempt(base, attempts.get(base, 0)), 0, None), []))
+        else:
+            errors = [{"pointer": f"/items/{number}/history", "detail": "the calls before this turn, since none of them was recorded here"}]
+            raise InputError("A live turn needs the history of an episode that was not live so far.", errors=errors, slug="history-needed")
+    return turns
+
+
+def _with_history(item: LookupItem, base: str, pins: Pins, reader: Reader, attempt: int) -> LiveTurn:
+    past = [reader.event(h.call.name, h.call.arguments, h.result, h.outcome) for h in item.history or ()]
+    links = chain(past)
+    state = start(item.model_copy(update={"state": None}), pins, reader.redactor)
+    everything = (1 << len(state.mutations)) - 1
+    position = Position(attempt, len(past), links[-1].id if links else None, everything)
+    return LiveTurn(item, base, state, position, past, links)
+
+
+def chain(events: Sequence[Event]) -> list[Link]:
+    """The links of calls in order, from the start."""
+    links: list[Link] = []
+    parent: bytes | None = None
+    for event in events:
+        links.append(link(parent, event))
+        parent = links[-1].id
+    return links
+
+
+async def known_attempts(connection: AsyncRows, cache: str, first: Sequence[str], later: Sequence[str]) -> dict[str, int]:
+    """How many attempts at an episode were recorded. `first`: most likely none; `later`: most likely one or more."""
+    found = await _present(connection, cache, [*first, *_attempts(later)])
+    again = [base for base in first if base in found]
+    found |= await _present(connection, cache, [name for name in _attempts(again) if name not in again])
+    return {
+        base: max((number for number in range(1, MAX_ATTEMPTS + 1) if attempt_name(base, number) in found), default=0)
+        for base in (*first, *later)
+    }
+
+
+def next_attempt(base: str, known: int) -> int:
+    """The attempt after the known ones. Errors: ConflictError `episode-recorded`."""
+    if known == MAX_ATTEMPTS:
+        raise ConflictError(f"The episode {base} was recorded {MAX_ATTEMPTS} times already.", slug="episode-recorded")
+    return known + 1
+
+
+async def _present(connection: AsyncRows, cache: str, sources: list[str]) -> set[str]:
+    if not sources:
+        return set()
+    return {found["source"] for found in await store.rows(connection, queries.sources_present, {"cache": cache, "sources": sources})}
+
+
+def _attempts(bases: Sequence[str]) -> list[str]:
+    return [attempt_name(base, number) for base in bases for number in range(1, MAX_ATTEMPTS + 1)]
+
+
+def recorded_past(rows: Sequence[Mapping[str, Any]]) -> list[Event]:
+    """The live calls of a source as they were stored."""
+    return [Event(row["tool"], row["arguments"], row["result"], row["is_error"]) for row in rows]

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from cacherl import __version__
 from services.cache_api.parts import Parts
-from services.cache_api.routes import caches, entries, lookups, operations, tools, views
+from services.cache_api.routes import caches, calibrations, entries, lookups, operations, tools, views
 from services.cache_api.settings import CacheSettings
 from services.kit.application import create_app
 
@@ -21,7 +21,7 @@ def create(settings: CacheSettings) -> FastAPI:
         name="cache_api",
         version=__version__,
         settings=settings,
-        routers=[caches.router, entries.router, lookups.router, tools.router, views.router, operations.router],
+        routers=[caches.router, entries.router, lookups.router, tools.router, views.router, calibrations.router, operations.router],
         lifespan=lifespan,
     )
 

@@ -6,7 +6,6 @@ view.
 """
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,14 +14,14 @@ from psycopg import Error as DatabaseError
 from psycopg_pool import PoolTimeout
 from pydantic_core import to_json
 
-from cacherl.api.cache import CacheSettings, Calibration, CalibrationCreate, View, ViewCreate
+from cacherl.api.cache import CalibrationCreate, View, ViewCreate
 from cacherl.api.common import Progress
 from cacherl.errors import CacheRLError, ConflictError, NotFoundError
 from cacherl.jobs import JobState
 from services.cache_api import store
 from services.cache_api import view as views
 from services.cache_api.build import Builder
-from services.cache_api.calibrate import Recorded, Replayer, ToolReplay, calibrated, curve, noise_pairs
+from services.cache_api.calibration.job import Calibrating
 from services.cache_api.embed import Embedder
 from services.cache_api.store import Row, queries
 from services.kit.identifiers import new_id
@@ -48,16 +47,6 @@ async def add_view(connection: AsyncRows, cache: str, request: ViewCreate) -> Vi
     return await view_model(connection, cache, view)
 
 
-async def add_calibration(connection: AsyncRows, cache: str, request: CalibrationCreate) -> Calibration:
-    """Queues a calibration."""
-    name = new_id("cal")
-    await connection.execute(
-        queries.add_job,
-        {"id": name, "cache": cache, "kind": "calibration", "request": request.model_dump_json(), "view": new_id("viw")},
-    )
-    return await calibration_model(connection, cache, name)
-
-
 async def view_model(connection: AsyncRows, cache: str, view: str) -> View:
     """A view, built or not. Errors: NotFoundError `no-such-view`."""
     job = await store.row(connection, queries.find_job, {"cache": cache, "job": view, "kind": "view"})
@@ -74,16 +63,6 @@ async def view_model(connection: AsyncRows, cache: str, view: str) -> View:
         covers_through=covers[1] if covers[1] is not None else (found["revision"] if found["view"] == view else 0),
         progress=_progress(job),
     )
-
-
-async def calibration_model(connection: AsyncRows, cache: str, name: str) -> Calibration:
-    """A calibration with its evidence. Errors: NotFoundError `no-such-calibration`."""
-    job = await store.row(connection, queries.find_job, {"cache": cache, "job": name, "kind": "calibration"})
-    if job is None:
-        raise NotFoundError("There is no such calibration.", slug="no-such-calibration")
-    result = job["result"] or {}
-    view = job["view"] if job["state"] == "succeeded" else None
-    return Calibration(id=name, cache=cache, state=JobState(job["state"]), view=view, progress=_progress(job), **result)
 
 
 def _progress(job: Row | None) -> Progress:
@@ -203,51 +182,18 @@ class Job:
         raise ConflictError("The cache grows faster than its new view.", slug="view-behind")
 
     async def _calibrate(self, view: views.View) -> None:
-        revision = await self.builder.keys(view, self.beat)
+        """Half of its progress is keying, half replaying: the calls that are replayed are those that were keyed."""
+        keyed = 0.0
+
+        async def keying(done: float, total: float | None) -> None:
+            nonlocal keyed
+            keyed = total or done
+            await self.beat(done, keyed * 2)
+
+        async def replaying(done: float, total: float | None) -> None:
+            await self.beat(keyed + done, keyed + (total or done))
+
+        revision = await self.builder.keys(view, keying)
         request = CalibrationCreate.model_validate(self.claimed["request"])
-        async with self.database.tenant(self.tenant) as connection:
-            settings = CacheSettings.model_validate((await store.find_cache(connection, self.cache))["settings"])
-        replays, noise = await self._replays(view, revision)
-        found = await asyncio.to_thread(calibrated, replays, target_false=request.target_false, floor=settings.fidelity_floor)
-        evidence = [item.model_dump(mode="json") for item in found]
-        async with self.database.tenant(self.tenant) as connection:
-            await connection.execute(queries.calibrate_view, {"view": view.id, "calibration": to_json(evidence).decode()})
-        points = [point.model_dump(mode="json") for point in curve(replays)]
-        await self._publish(view, {"revision": revision, "tools": evidence, "noise_floor": noise, "curve": points}, revision)
-
-    async def _replays(self, view: views.View, revision: int) -> tuple[list[ToolReplay], float | None]:
-        pins = {"cache": self.cache, "view": view.id, "revision": revision}
-        async with self.database.tenant(self.tenant) as connection:
-            tools = [row["tool"] for row in await store.rows(connection, queries.keyed_tools, pins)]
-            tasks_of = {row["scenario"]: row["tasks"] for row in await store.rows(connection, queries.scenario_tasks, pins)}
-        replays: list[ToolReplay] = []
-        differing = compared = 0
-        for tool in tools:
-            async with self.database.tenant(self.tenant) as connection:
-                rows = recorded(await store.rows(connection, queries.calibration_rows, pins | {"tool": tool}))
-            known = view.tools.get(tool)
-            replayer = Replayer(tool, rows, known.spec if known else None, tasks_of, self.embedder)
-            replays.append(await asyncio.to_thread(replayer.replay))
-            more = noise_pairs(rows)
-            differing, compared = differing + more[0], compared + more[1]
-            await self.beat(len(replays), len(tools))
-        return replays, differing / compared if compared else None
-
-
-def recorded(rows: Sequence[Row]) -> list[Recorded]:
-    """Rows as calibration reads them."""
-    return [
-        Recorded(
-            key=row["key"],
-            identity=row["identity"],
-            scoped_state=row["scoped_state"],
-            scenario=row["scenario"],
-            source=row["source"],
-            task=row["task"],
-            digest=row["result_digest"],
-            transient=row["transient"],
-            arguments=row["arguments"],
-            history=row["history"],
-        )
-        for row in rows
-    ]
+        found = await Calibrating(self.database, self.embedder, self.tenant, view, revision).found(request, replaying)
+        await self._publish(view, found, revision)

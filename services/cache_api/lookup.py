@@ -145,7 +145,7 @@ class Lookup:
             "outcome": one.tier.value,
             "result": {"content": orjson.Fragment(chosen.result), "is_error": chosen.is_error},
             "similarity": round(match.similarity, 6),
-            "fidelity": calibrated.fidelity if calibrated is not None else None,
+            "fidelity": calibrated.fidelity_at(match.similarity) if calibrated is not None else None,
             "entry": {"id": chosen.entry, "source": chosen.source, "step": chosen.step, "recorded_at": chosen.recorded_at},
             "agreement": {"scenario": True, "state": True, "schema": chosen.schema_agrees} if robust else None,
             "mutating": one.moves,
@@ -182,7 +182,7 @@ async def settle_robust(asks: list[Ask], candidates: Candidates, floor: float) -
             threshold = one.fuzzy.threshold if one.fuzzy.threshold is not None else 1.0
             one.settle(Tier.FUZZY, fuzzy.robust(one.canonical, one.spec, found, threshold))
         if not one.settled and may_guess(one, floor):
-            one.settle(Tier.BEST_EFFORT, best_effort.nearest(found))
+            one.settle(Tier.BEST_EFFORT, best_effort.robust(found, one.best_effort, floor))
 
 
 def may_guess(one: Ask, floor: float) -> bool:

@@ -301,21 +301,6 @@ with recursive chain as (
 select h.id, h.parent, h.tool, h.arguments, h.outcome, h.is_error, h.transient, h.mentions
 from chain c join cache.histories h on h.cache_id = %(cache)s and h.id = c.id;
 
--- name: keyed_tools
-select distinct k.tool from cache.entry_keys k where k.cache_id = %(cache)s and k.view = %(view)s order by k.tool;
-
--- name: scenario_tasks
--- How many tasks each scenario belongs to; a recording without a task is a task of its own.
-select k.scenario, count(distinct coalesce(k.task, k.source)) as tasks from cache.entry_keys k
-where k.cache_id = %(cache)s and k.view = %(view)s and k.revision <= %(revision)s and k.removed_revision is null group by k.scenario;
-
--- name: calibration_rows
--- What a calibration replays: every entry of a tool as the view sees it, with its arguments.
-select k.key, k.identity, k.scoped_state, k.scenario, k.source, coalesce(k.task, k.source) as task, k.result_digest, k.transient, e.arguments, e.history
-from cache.entry_keys k join cache.entries e on e.cache_id = k.cache_id and e.id = k.entry
-where k.cache_id = %(cache)s and k.view = %(view)s and k.tool = %(tool)s and k.revision <= %(revision)s and k.removed_revision is null
-order by k.entry;
-
 -- name: count_entries
 select count(*) as entries from cache.entries where cache_id = %(cache)s and revision > %(after)s and revision <= %(through)s;
 

@@ -136,7 +136,7 @@ async def test_a_free_text_tool_earns_fuzzy_and_a_tool_of_ids_does_not(cache: Ca
 
     served = await cache.one("ask_guide", {"query": "when does the museum open now"})
     assert (served["outcome"], served["result"]["content"]) == ("fuzzy", "museum: 9 to 5")
-    assert served["fidelity"] == guide["fidelity"]
+    assert served["fidelity"] == max(step["fidelity"] for step in guide["steps"] if step["similarity"] <= served["similarity"])
     assert 0.5 <= served["similarity"] < 1
     other = await cache.one("ask_guide", {"query": "when does the library not open"})
     assert other["outcome"] != "fuzzy"

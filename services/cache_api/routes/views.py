@@ -1,10 +1,10 @@
-"""Views and calibrations: make another way of reading a cache; the work runs in the background."""
+"""Views: make another way of reading a cache; the work runs in the background."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from cacherl.api.cache import Calibration, CalibrationCreate, View, ViewCreate
+from cacherl.api.cache import View, ViewCreate
 from cacherl.errors import NotFoundError
 from services.cache_api import jobs, store
 from services.cache_api.parts import PartsOf, Reader, Writer
@@ -45,28 +45,3 @@ async def get_view(cache: str, view: str, caller: Reader, parts: PartsOf) -> Vie
     async with parts.database.tenant(caller.tenant) as connection:
         found = await store.find_cache(connection, cache)
         return await jobs.view_model(connection, found["id"], view)
-
-
-@router.post("/calibrations", status_code=202, response_model=Calibration, summary="Measure how wrong the cache is")
-async def create_calibration(
-    cache: str, request: Request, body: CalibrationCreate, caller: Writer, parts: PartsOf, key: IdempotencyKey = None
-) -> Response:
-    """Replays the cache against itself under a new view, to which the cache switches: tools get the tiers that they have earned."""
-    async with parts.database.tenant(caller.tenant) as connection:
-        found = await store.find_cache(connection, cache)
-
-        async def act() -> tuple[int, dict[str, Any]]:
-            return 202, (await jobs.add_calibration(connection, found["id"], body)).model_dump(mode="json")
-
-        route = f"POST /v1/caches/{found['id']}/calibrations"
-        answer = await once(connection, caller=caller, route=route, key=key, body=await request.body(), act=act)
-    parts.worker.ring()
-    return answer
-
-
-@router.get("/calibrations/{calibration}", summary="A calibration")
-async def get_calibration(cache: str, calibration: str, caller: Reader, parts: PartsOf) -> Calibration:
-    """Its evidence once it is done."""
-    async with parts.database.tenant(caller.tenant) as connection:
-        found = await store.find_cache(connection, cache)
-        return await jobs.calibration_model(connection, found["id"], calibration)

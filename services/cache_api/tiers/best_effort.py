@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from cacherl.api.cache import ToolCalibration
 from services.cache_api.tiers.candidate import Candidate, Match
 
 
@@ -16,3 +17,11 @@ def nearest(candidates: Iterable[Candidate]) -> Match | None:
     best = min(calls, key=lambda key: (min(c.distance for c in calls[key]), -sum(c.support for c in calls[key]), key))
     distance = min(c.distance for c in calls[best])
     return Match(tuple(calls[best]), min(1.0, max(0.0, 1.0 - distance)))
+
+
+def robust(candidates: Iterable[Candidate], earned: ToolCalibration | None, floor: float) -> Match | None:
+    """The nearest recorded call, where it is near enough for what calibration earned and its fidelity is not below the floor."""
+    match = nearest(candidates) if earned is not None else None
+    if earned is None or match is None or match.similarity < (earned.threshold or 0.0):
+        return None
+    return match if earned.fidelity_at(match.similarity) >= floor else None

@@ -47,6 +47,8 @@ class TokenizerSpec(Wire):
     vocab_size: int = Field(default=2048, ge=300, le=200_000)
     boilerplate: bool = False
     """Whole pieces of the tool schemas' JSON as single tokens: short prompts on a small machine."""
+    phrases: int = Field(default=0, ge=0, le=10_000)
+    """At most so many fixed phrases of the corpus as single tokens; the values between them stay tokens of their own."""
     pattern: str | None = None
     """Pre-tokeniser regex; null: the model family's."""
 

@@ -76,8 +76,7 @@ def micro_batches(batch: Tensors, parts: int) -> list[Tensors]:
 
 
 def _pieces(batch: Tensors, live: list[int], parts: int) -> list[list[int]]:
-    """At most `parts` pieces: the rows of each prompt cut at the size of an even partition; where that makes too many, the smallest
-    neighbours are joined."""
+    """At most `parts` pieces: each prompt's rows cut at the size of an even partition, the smallest neighbours joined where need be."""
     size = -(-len(batch["completion_mask"]) // parts)
     lengths_B = batch["completion_mask"].sum(1).tolist()
     prompts: dict[tuple[int, ...], list[int]] = {}

@@ -6,6 +6,7 @@ a byte-level tokenizer without merges, so there is one way to write a conversati
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -20,6 +21,7 @@ from cacherl.wire import Json
 from services.trainer import tokenizer as training
 from services.trainer.demonstrations import renderer_of
 from services.trainer.job import JobContext
+from services.trainer.phrases import phrases
 
 FORMAT = "qwen"
 ROPE_THETA = 10_000.0
@@ -28,15 +30,19 @@ RENDERED = 1000
 
 def build(trajectories: Callable[[], Iterable[Trajectory]], spec: InitSpec) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     """Tokenizer and model. The same demonstrations and spec give the same bytes."""
-    tokenizer = build_tokenizer(trajectories(), spec.tokenizer)
+    tokenizer = build_tokenizer(trajectories, spec.tokenizer)
     return build_model(spec.model, tokenizer, spec.seed), tokenizer
 
 
-def build_tokenizer(trajectories: Iterable[Trajectory], spec: TokenizerSpec) -> PreTrainedTokenizerFast:
-    """Trains the tokenizer on renderings of the demonstrations, read once."""
+def build_tokenizer(trajectories: Callable[[], Iterable[Trajectory]], spec: TokenizerSpec) -> PreTrainedTokenizerFast:
+    """Trains the tokenizer on renderings of the demonstrations, read once, the first of them twice where phrases are wanted."""
     text = text_of(renderer_of(training.train([], TokenizerSpec(vocab_size=300), template(FORMAT))))
-    pieces = training.boilerplate(text) if spec.boilerplate else ()
-    return training.train(_texts(trajectories, text), spec, template(FORMAT), pieces)
+    pieces = training.boilerplate(text) if spec.boilerplate else []
+    if spec.phrases:
+        fixed = [*training.CONTROL, *training.MARKS, *pieces]
+        first = (training.chunks(found, fixed) for found in islice(_texts(trajectories(), text), RENDERED))
+        pieces += phrases(first, spec.pattern or training.PATTERN, spec.phrases)
+    return training.train(_texts(trajectories(), text), spec, template(FORMAT), pieces)
 
 
 def text_of(renderer: Renderer) -> training.Render:

@@ -71,7 +71,12 @@ def train(texts: Iterable[str], spec: TokenizerSpec, template: str, pieces: Sequ
 def _between(texts: Iterable[str], added: Sequence[str]) -> Iterator[str]:
     """What is left of the texts between added tokens, longest first: merges are learnt on nothing else."""
     for text in texts:
-        yield from filter(None, _without(text, added, "\0").split("\0"))
+        yield from chunks(text, added)
+
+
+def chunks(text: str, added: Sequence[str]) -> list[str]:
+    """What stands between added tokens."""
+    return [chunk for chunk in _without(text, sorted(added, key=len, reverse=True), "\0").split("\0") if chunk]
 
 
 def _without(text: str, tokens: Sequence[str], mark: str) -> str:

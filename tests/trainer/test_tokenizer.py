@@ -5,14 +5,15 @@ from hypothesis import strategies as st
 from cacherl.api.trainer import InitSpec, TokenizerSpec
 from services.trainer import init, tokenizer
 from services.trainer.demonstrations import renderer_of
+from services.trainer.phrases import phrases
 from tests.trainer.demonstration import demonstration
 
 ENTITIES = ["A37", "ORD-1023", "week12", "1240.50", "09:30", "2026-11-24", "Knight", "McDonald", "Zürich", "Łódź", "rune", "54"]
 
 
-def trained(boilerplate=False, vocab_size=700):
-    spec = TokenizerSpec(vocab_size=vocab_size, boilerplate=boilerplate)
-    return init.build_tokenizer((demonstration(n) for n in range(60)), spec)
+def trained(boilerplate=False, vocab_size=700, phrases=0):
+    spec = TokenizerSpec(vocab_size=vocab_size, boilerplate=boilerplate, phrases=phrases)
+    return init.build_tokenizer(lambda: (demonstration(n) for n in range(60)), spec)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,24 @@ def test_boilerplate_shortens_prompts_and_changes_no_text():
     a, b = (renderer.conversation(example.messages, example.tools) for renderer in (plain, short))
     assert b.turns[0][0] < 0.75 * a.turns[0][0]
     assert plain.decode(a.ids_T) == short.decode(b.ids_T)
+
+
+def test_phrases_shorten_conversations_and_leave_values_alone():
+    plain, short = renderer_of(trained(boilerplate=True)), renderer_of(trained(boilerplate=True, phrases=64))
+    example = demonstration(3)
+    a, b = (renderer.conversation(example.messages, example.tools) for renderer in (plain, short))
+    assert len(b.ids_T) < 0.7 * len(a.ids_T)
+    assert plain.decode(a.ids_T) == short.decode(b.ids_T)
+    values = {"Lima", "Quito", "R17", "R49"}
+    said = [short.decode([token]) for token in b.ids_T]
+    assert not any(value in token and value != token for token in said for value in values)
+
+
+def test_a_phrase_is_a_run_between_values_and_has_to_be_frequent():
+    often = [["The order A17 is lost. When did Nora ask for it?"]] * 9 + [["Nora Quill is new here"]]
+    found = phrases(often, tokenizer.PATTERN, 9)
+    assert set(found) == {"The order ", " is lost. When did ", " ask for it?"}
+    assert phrases(often, tokenizer.PATTERN, 1) == [" is lost. When did "]
 
 
 def test_boilerplate_that_a_tool_returns_is_text_and_never_control(tmp_path):

@@ -33,6 +33,8 @@ _EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@.]+")
 _MIXED = re.compile(r"(?=[^\s]*[A-Za-z])(?=[^\s]*\d)[#@$]?\w[\w\-./:#+]{2,}|(?=[^\s]*[A-Za-z])(?=[^\s]*\d)[#@$]\w\w+")
 _NUMBER = re.compile(r"#?\d{4,}")
 _GROUPED = re.compile(r"\+?\d+(?:[-_]\d+)+")
+_TELLING = re.compile(r"[\d@]")
+"""Whatever looks like an identifier holds one of these."""
 _WORD = re.compile(r"[^\s,;!?\"'`()\[\]{}<>=|]+")
 
 
@@ -49,10 +51,21 @@ def identifiers(arguments: dict[str, Any], spec: ToolSpec | None = None) -> froz
 
 def mentioned(value: Any) -> frozenset[str]:
     """Every identifier that a JSON value mentions: whole values, words of texts, keys of objects, values inside embedded JSON documents."""
+    return _mentioned_text(value) if isinstance(value, str) else _mentioned(value)
+
+
+@lru_cache(maxsize=256)
+def _mentioned_text(text: str) -> frozenset[str]:
+    """A result is asked for twice in a row: for its link and for the state."""
+    return _mentioned(text)
+
+
+def _mentioned(value: Any) -> frozenset[str]:
     found: set[str] = set()
     for leaf in _leaves(value, keys=True):
         if isinstance(leaf, str):
-            found.update(_in_text(leaf))
+            if _TELLING.search(leaf):
+                found.update(_in_text(leaf))
         elif looks_like_identifier(leaf):
             found.add(_normal(leaf))
     return frozenset(found)

@@ -46,13 +46,12 @@ def canonical(value: Any, path: Path = None, depth: int = 0) -> Any:
     """The canonical form of a JSON value. Raises `DataError` for NaN, Infinity, non-JSON types and nesting deeper than 64."""
     if depth > MAX_DEPTH:
         raise _refused(f"nested deeper than {MAX_DEPTH}", path)
+    kind = type(value)
+    if kind is str:
+        return value.strip() if value.isascii() else _text(value, path).strip()
+    if kind is int or kind is bool or value is None:
+        return value
     match value:
-        case None | bool():
-            return value
-        case str():
-            return _text(value, path).strip()
-        case int():
-            return value
         case float():
             if not math.isfinite(value):
                 raise _refused("NaN and Infinity are not JSON", path)
@@ -61,8 +60,10 @@ def canonical(value: Any, path: Path = None, depth: int = 0) -> Any:
             return [canonical(item, (path, i), depth + 1) for i, item in enumerate(value)]
         case dict():
             return _canonical_object(value, path, depth)
+        case str() | int():  # of a subclass
+            return _text(value, path).strip() if isinstance(value, str) else value
         case _:
-            raise _refused(f"{type(value).__name__} is not a JSON value", path)
+            raise _refused(f"{kind.__name__} is not a JSON value", path)
 
 
 def _canonical_object(value: dict[Any, Any], path: Path, depth: int) -> dict[str, Any]:
@@ -70,11 +71,11 @@ def _canonical_object(value: dict[Any, Any], path: Path, depth: int) -> dict[str
     for key, inner in value.items():
         if not isinstance(key, str):
             raise _refused("object keys are strings", path)
-        name = _text(key, path)
+        name = key if key.isascii() else _text(key, path)
         if name in named:
             raise _refused(f"two keys are both {name!r}", path)
         named[name] = canonical(inner, (path, name), depth + 1)
-    return {name: named[name] for name in sorted(named)}
+    return {name: named[name] for name in sorted(named)} if len(named) > 1 else named
 
 
 def _text(text: str, path: Path) -> str:
@@ -109,7 +110,12 @@ def canonical_arguments(arguments: dict[str, Any], spec: ToolSpec | None = None)
 
 def exact_key(name: str, arguments: dict[str, Any], spec: ToolSpec | None = None) -> bytes:
     """sha256 (32 bytes) over the canonical JSON array `[key_version, tool name, arguments]`."""
-    return hashlib.sha256(dump_canonical([KEY_VERSION, name, canonical_arguments(arguments, spec)])).digest()
+    return key_of(name, canonical_arguments(arguments, spec))
+
+
+def key_of(name: str, canonical_ones: dict[str, Any]) -> bytes:
+    """`exact_key` of arguments that are canonical already."""
+    return hashlib.sha256(dump_canonical([KEY_VERSION, name, canonical_ones])).digest()
 
 
 def dump_canonical(value: Any) -> bytes:

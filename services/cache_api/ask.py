@@ -10,7 +10,7 @@ from cacherl.api.cache import LookupCall, LookupItem, ToolCalibration
 from cacherl.errors import DataError
 from cacherl.state import State, scoped
 from cacherl.tier import Tier
-from cacherl.tool_call import ToolCall, canonical_arguments, exact_key
+from cacherl.tool_call import ToolCall, canonical_arguments, key_of
 from cacherl.tool_spec import ToolSpec
 from services.cache_api.argument import identity
 from services.cache_api.redact import Redactor
@@ -103,7 +103,7 @@ def ask(
     made = Ask(call, item, excluded, redactor.call(call.arguments, spec), tool)
     try:
         made.canonical = canonical_arguments(made.arguments, spec)
-        made.key = exact_key(call.name, made.arguments, spec)
+        made.key = key_of(call.name, made.canonical)
     except DataError as error:
         made.malformed = error.detail
         return made

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from cacherl.result_digest import result_digest
 from cacherl.state import State, advance, scoped
-from cacherl.tool_call import canonical_arguments, exact_key
+from cacherl.tool_call import canonical_arguments, key_of
 from cacherl.tool_spec import ToolSpec
 from services.cache_api.argument import identity
 from services.cache_api.embed import call_text
@@ -79,14 +79,12 @@ def keyed(track: Track, view: str, specs: Specs, ids: Iterator[str]) -> Iterator
     state, parent = State.start(view), None
     links: list[Link] = []
     for event in track.events:
-        spec = specs.get(event.name)
+        spec, call = specs.get(event.name), event.call
         if event.step is not None:
             entry = entry_row(track, event, next(ids), parent)
-            yield Keyed(
-                entry, key_row(entry, event.arguments, event.content, event.transient, scoped(state, event.call, spec), spec), links
-            )
+            yield Keyed(entry, key_row(entry, event.arguments, event.content, event.transient, scoped(state, call, spec), spec), links)
             links = []
-        state = advance(state, event.call, spec, event.outcome, event.result)
+        state = advance(state, call, spec, event.outcome, event.result)
         following = link(parent, event)
         links.append(following)
         parent = following.id
@@ -121,7 +119,7 @@ def key_row(
     return KeyRow(
         entry=entry.id,
         tool=entry.tool,
-        key=exact_key(entry.tool, arguments, spec),
+        key=key_of(entry.tool, canonical_ones),
         identity=identity(entry.tool, canonical_ones, spec),
         scoped_state=scoped_state,
         scenario=entry.scenario,

@@ -24,6 +24,8 @@ PATTERNS = re.compile(
     r"|\bsk-(?:[a-z]+-)*[A-Za-z0-9_-]{32,}\b|\b[rs]k_live_[A-Za-z0-9]{20,}\b|\bAIza[A-Za-z0-9_-]{35}\b",
     re.DOTALL,
 )
+HINTS = re.compile(r"-----B|eyJ|cr[ld]_|A[KS]IA|gh[pousr]_|github_p|glpat-|xox|sk-|k_live_|AIza")
+"""What every pattern begins with or holds near its beginning: a text without any of these needs no closer look."""
 CARD = re.compile(r"(?<![\w-])[3-6]\d{3}(?:[ -]?\d{4}){2}[ -]?\d{1,4}(?![\w-])")
 MARKS = ("writeOnly", "x-secret")
 MIN_LENGTH = 12
@@ -64,7 +66,7 @@ class Redactor:
     def _text(self, text: str) -> str:
         if len(text) < MIN_LENGTH:
             return text
-        redacted = PATTERNS.sub(lambda found: self.tag(found[0]), text)
+        redacted = PATTERNS.sub(lambda found: self.tag(found[0]), text) if HINTS.search(text) else text
         return CARD.sub(lambda found: self.tag(found[0]) if luhn(found[0]) else found[0], redacted)
 
     def _marked(self, value: Any, schema: Any) -> Any:

@@ -14,10 +14,11 @@ from pydantic_core import from_json
 from cacherl.api.cache import EntryLine, LineProblem
 from cacherl.api.common import FieldError
 from cacherl.errors import DataError
+from cacherl.recordings import answered_calls
 from cacherl.tier import CallOutcome, ToolResult
 from cacherl.tool_call import canonical
 from cacherl.tool_spec import ToolSpec
-from cacherl.trajectory import Message, MessageToolCall, Role, Trajectory
+from cacherl.trajectory import Trajectory
 from services.cache_api.event import Event, Track, schema_hash
 from services.cache_api.redact import Redactor
 from services.kit.problems import pointer, reason
@@ -104,24 +105,6 @@ class Reader:
         """A call and its answer, without secrets."""
         redacted = self.redactor.call(arguments, self.known.get(name))
         return Event(name, redacted, self.redactor.value(result.content), result.is_error, outcome, line=number)
-
-
-def answered_calls(messages: list[Message]) -> list[tuple[MessageToolCall, Message | None]]:
-    """The calls of a conversation in order, each with the tool message that answers it: by id, or by position where ids are absent."""
-    found: list[tuple[MessageToolCall, Message | None]] = []
-    waiting: list[int] = []
-    for message in messages:
-        if message.role is Role.ASSISTANT:
-            waiting = list(range(len(found), len(found) + len(message.tool_calls)))
-            found += [(made, None) for made in message.tool_calls]
-        elif message.role is Role.TOOL and waiting:
-            index = next((i for i in waiting if message.tool_call_id is not None and found[i][0].id == message.tool_call_id), None)
-            if index is None and (message.tool_call_id is None or found[waiting[0]][0].id is None):
-                index = waiting[0]
-            if index is not None:
-                waiting.remove(index)
-                found[index] = (found[index][0], message)
-    return found
 
 
 def line_problem(error: DataError, number: int) -> LineProblem:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from cacherl.api.cache import EntryLine, LineProblem
 from cacherl.api.common import FieldError
@@ -24,6 +24,8 @@ from services.cache_api.redact import Redactor
 from services.kit.problems import pointer, reason
 
 MAX_ERRORS_PER_LINE = 10
+KEPT_SPECS = 4_096
+"""How many specs of earlier lines are kept in memory."""
 
 
 async def split_lines(chunks: AsyncIterable[bytes], longest: int) -> AsyncIterator[bytes | None]:
@@ -52,6 +54,8 @@ class Reader:
     """Specs known beforehand; what is marked as secret there is secret in single calls too."""
     found: dict[tuple[str, str | None], ToolSpec] = field(default_factory=dict)
     """Specs that the lines bring, by name and schema."""
+    _read_specs: dict[bytes, ToolSpec] = field(default_factory=dict)
+    _hashes: dict[int, tuple[ToolSpec, str | None]] = field(default_factory=dict)
 
     def read(self, line: bytes, number: int) -> Track:
         """The track of a line; DataError where it cannot be one."""
@@ -61,7 +65,7 @@ class Reader:
             raise DataError(_json_fault(line, error), line=number) from None
         try:
             if isinstance(value, dict) and "messages" in value:
-                track = self._trajectory(Trajectory.model_validate(value), number)
+                track = self._trajectory(self._validated(value), number)
             else:
                 track = self._entry(EntryLine.model_validate(value), number)
         except ValidationError as error:
@@ -69,9 +73,30 @@ class Reader:
         _refuse_unstorable(track, number)
         return track
 
+    def _validated(self, value: dict[str, Any]) -> Trajectory:
+        """The trajectory of a line. Nearly every line repeats the specs of the lines before it: each is read once."""
+        tools = value.get("tools")
+        texts = [to_json(tool) for tool in tools] if isinstance(tools, list) else []
+        if not texts or not all(text in self._read_specs for text in texts):
+            trajectory = Trajectory.model_validate(value)
+            if len(self._read_specs) + len(texts) > KEPT_SPECS:
+                self._read_specs.clear()
+            self._read_specs |= dict(zip(texts, trajectory.tools, strict=True))
+            return trajectory
+        trajectory = Trajectory.model_validate(value | {"tools": []})
+        trajectory.tools = [self._read_specs[text] for text in texts]
+        return trajectory
+
+    def _hash(self, spec: ToolSpec) -> str | None:
+        if id(spec) not in self._hashes:
+            self._hashes[id(spec)] = (spec, schema_hash(spec))  # the spec with it: its id stays its own
+            if len(self._hashes) > KEPT_SPECS:
+                self._hashes = {id(spec): self._hashes[id(spec)]}
+        return self._hashes[id(spec)][1]
+
     def _trajectory(self, trajectory: Trajectory, number: int) -> Track:
         specs = {spec.name: spec for spec in trajectory.tools}
-        hashes: dict[str, str | None] = {name: schema_hash(spec) for name, spec in specs.items()}
+        hashes: dict[str, str | None] = {name: self._hash(spec) for name, spec in specs.items()}
         for name, spec in specs.items():
             self.found[name, hashes[name]] = spec
         track = Track(trajectory.id, trajectory.scenario, trajectory.task_id)
@@ -97,7 +122,7 @@ class Reader:
             track.events.append(self.event(item.call.name, item.call.arguments, item.result, item.outcome, number))
         made = self.event(line.call.name, line.call.arguments, line.result, CallOutcome.EXACT, number)
         spec = self.known.get(line.call.name)
-        made.step, made.recorded_at, made.schema_hash = line.step, line.recorded_at, schema_hash(spec) if spec else None
+        made.step, made.recorded_at, made.schema_hash = line.step, line.recorded_at, self._hash(spec) if spec else None
         track.events.append(made)
         return track
 

@@ -201,6 +201,8 @@ class View(Wire):
     covers_from: int
     covers_through: int
     progress: Progress = Progress()
+    learning: Json = None
+    """How many comparisons a learned scope took and why; null where nothing was learned. Each tool has its own evidence."""
 
 
 class CalibrationCreate(Wire):

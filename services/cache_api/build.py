@@ -7,20 +7,22 @@ as before.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from cacherl.errors import ConflictError
-from cacherl.state import State, advance, scoped
+from cacherl.state import State, scoped
 from cacherl.tool_spec import Annotations, ToolSpec
 from services.cache_api import removals, store
 from services.cache_api.embed import Embedder, embedded
 from services.cache_api.event import Event, Link
+from services.cache_api.histories import states_of
 from services.cache_api.keying import EntryRow, KeyRow, key_row
-from services.cache_api.learning import given_with, view_tools
+from services.cache_api.learning import given_with, remembered, view_tools
+from services.cache_api.learning.learn import Learner
 from services.cache_api.spool import key_columns
 from services.cache_api.store import Row, queries
-from services.cache_api.view import View, ViewTool, in_force
+from services.cache_api.view import View, ViewTool
 from services.kit.postgres import AsyncRows, Database
 
 BLOCK = 500
@@ -40,21 +42,28 @@ class Builder:
         self.cache = cache
 
     async def edited(self, view: str, overrides: Mapping[str, Annotations]) -> View:
-        """A view like the present one but for these annotations."""
+        """A view like the present one but for these annotations, and for what the recordings show under them."""
         async with self.database.tenant(self.tenant) as connection:
             present = await self._present(connection)
-            given = given_with(present.given, (), overrides)
-            tools = [_edited(tool, overrides.get(tool.spec.name)) for tool in present.tools.values()]
-            return await self._create(connection, view, given, tools)
+        given = given_with(present.given, (), overrides)
+        return await self._learn(view, given, {name: remembered(tool.spec) for name, tool in present.tools.items()})
 
     async def learned(self, view: str) -> View:
         """A view that reads tools anew from what was recorded last; what was given stays."""
         async with self.database.tenant(self.tenant) as connection:
             present = await self._present(connection)
             newest = await store.rows(connection, queries.newest_tools, {"cache": self.cache})
-            specs = {name: tool.spec for name, tool in present.tools.items()}
-            specs |= {found["name"]: ToolSpec.model_validate(found["spec"]) for found in newest}
-            return await self._create(connection, view, dict(present.given), view_tools(specs, present.given))
+        specs = {name: remembered(tool.spec) for name, tool in present.tools.items()}
+        specs |= {found["name"]: ToolSpec.model_validate(found["spec"]) for found in newest}
+        return await self._learn(view, dict(present.given), specs)
+
+    async def _learn(self, view: str, given: dict[str, Annotations], specs: Mapping[str, ToolSpec]) -> View:
+        learner = Learner(self.database, self.tenant, self.cache)
+        tools, learning = await learner.tools(view_tools(specs, given))
+        async with self.database.tenant(self.tenant) as connection:
+            made = await self._create(connection, view, given, tools)
+            await learner.keep(connection, view, learning)
+        return made
 
     async def _present(self, connection: AsyncRows) -> View:
         found = await store.find_cache(connection, self.cache)
@@ -146,22 +155,6 @@ class Builder:
         return keyed
 
 
-def states_of(links: Iterable[Link], view: str, specs: Mapping[str, ToolSpec]) -> dict[bytes, State]:
-    """The state after each link, under a view. `links` hold every history from its start."""
-    by_id = {link.id: link for link in links}
-    states: dict[bytes, State] = {}
-    for wanted in by_id:
-        path: list[Link] = []
-        at: bytes | None = wanted
-        while at is not None and at not in states:
-            path.append(by_id[at])
-            at = by_id[at].parent
-        state = states[at] if at is not None else State.start(view)
-        for link in reversed(path):
-            state = states[link.id] = advance(state, link.call, specs.get(link.name), link.outcome, link.result)
-    return states
-
-
 async def _block(connection: AsyncRows, cache: str, after: int, through: int, source: str, step: int) -> list[Row]:
     place: dict[str, Any] = {"cache": cache, "after": after, "through": through, "source": source, "step": step, "limit": BLOCK}
     return await store.rows(connection, queries.entries_in_order, place)
@@ -173,13 +166,6 @@ async def _blocks(connection: AsyncRows, cache: str, after: int, through: int) -
     while rows := await _block(connection, cache, after, through, source, step):
         yield rows
         source, step = rows[-1]["source"], rows[-1]["step"]
-
-
-def _edited(tool: ViewTool, override: Annotations | None) -> ViewTool:
-    if override is None:
-        return ViewTool(tool.spec, tool.schema_hash, 0)
-    annotations = in_force(tool.spec.annotations, override)
-    return ViewTool(tool.spec.model_copy(update={"annotations": annotations}), tool.schema_hash, 0)
 
 
 def _event(row: Row) -> Event:

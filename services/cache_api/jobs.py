@@ -62,6 +62,7 @@ async def view_model(connection: AsyncRows, cache: str, view: str) -> View:
         covers_from=covers[0],
         covers_through=covers[1] if covers[1] is not None else (found["revision"] if found["view"] == view else 0),
         progress=_progress(job),
+        learning=made["learning"] if made else None,
     )
 
 

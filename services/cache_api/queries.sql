@@ -29,7 +29,7 @@ update cache.caches set view = %(view)s where id = %(cache)s;
 insert into cache.views (id, cache_id, given) values (%(id)s, %(cache)s, %(given)s::json);
 
 -- name: view
-select v.id, v.cache_id, v.version, v.covers_from, v.covers_through, v.given, v.calibration, c.embedder
+select v.id, v.cache_id, v.version, v.covers_from, v.covers_through, v.given, v.calibration, v.learning, c.embedder
 from cache.views v join cache.caches c on c.id = v.cache_id where v.id = %(view)s;
 
 -- name: view_version

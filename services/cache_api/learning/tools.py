@@ -1,12 +1,10 @@
-"""Which tools a view knows, and how: what was given, over what can be inferred (method §3.2).
-
-The seam for evidence from recordings: `view_tools` is where a view's annotations are decided, once.
-"""
+"""Which tools a view knows, and how: what was given, over what their words say (method §3.2). Recordings are asked by `learn`."""
 
 from collections.abc import Iterable, Mapping
 
 from cacherl.annotate import inferred_from_spec
 from cacherl.tool_spec import Annotations, ToolSpec
+from cacherl.wire import Json
 from services.cache_api.event import schema_hash
 from services.cache_api.view import ViewTool, given_fields, in_force, merged, only_given, unknown_tool_spec
 
@@ -31,6 +29,15 @@ def view_tools(specs: Mapping[str, ToolSpec], given: Mapping[str, Annotations], 
         known = spec.model_copy(update={"annotations": in_force(spec.annotations, given.get(name))})
         out.append(ViewTool(known.model_copy(update={"annotations": inferred_from_spec(known)}), schema_hash(spec), since))
     return out
+
+
+def remembered(spec: ToolSpec) -> ToolSpec:
+    """A spec of a view without what that view inferred itself: what was given and what a server's hints said."""
+    said = spec.annotations
+    kept: dict[str, Json] = {name: proof for name, proof in said.inferred.items() if isinstance(proof, dict) and proof.get("from") == "mcp"}
+    fields = given_fields(said) | kept.keys()
+    annotations = Annotations(**{name: getattr(said, name) for name in fields if name in Annotations.model_fields}, inferred=kept)
+    return spec.model_copy(update={"annotations": annotations})
 
 
 def specs_for(names: Iterable[str], found: Mapping[tuple[str, str | None], ToolSpec]) -> dict[str, ToolSpec]:

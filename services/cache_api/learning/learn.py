@@ -1,0 +1,120 @@
+"""Learning over a cache in Postgres: reads the recordings once, a block at a time, and gives the tools of a view with what they show.
+
+Memory grows by a few dozen bytes for each entry (`observe`). What somebody gave is never touched; what is learned stands in the spec with
+its evidence, so a view that was built stays as it is whatever is recorded afterwards.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
+
+from cacherl.state import State
+from cacherl.tool_call import exact_key
+from cacherl.tool_spec import Annotations, Scope, ToolSpec
+from services.cache_api import store
+from services.cache_api.event import Event, Link
+from services.cache_api.histories import states_of
+from services.cache_api.keying import result_digest
+from services.cache_api.learning.observe import Observations
+from services.cache_api.learning.scopes import Choice, Learned, learned_scopes
+from services.cache_api.store import Row
+from services.cache_api.view import ViewTool
+from services.kit.postgres import AsyncRows, Database, load_queries
+
+queries = load_queries(Path(__file__).parent.with_name("learning.sql"))
+BLOCK = 2_000
+
+
+class Learner:
+    """Learns from the recordings of one cache."""
+
+    def __init__(self, database: Database, tenant: str, cache: str) -> None:
+        self.database, self.tenant, self.cache = database, tenant, cache
+
+    async def tools(self, tools: Iterable[ViewTool], required: int | None = None) -> tuple[list[ViewTool], dict[str, Any] | None]:
+        """The tools with their scopes, and how these were chosen (None: nothing is recorded). `required` as `learned_scopes` has it."""
+        known = list(tools)
+        specs = {tool.spec.name: tool.spec for tool in known}
+        found = await self.observations(specs)
+        if not found.tools:
+            return known, None
+        learned, choice = await asyncio.to_thread(learned_scopes, found, given_scopes(specs), required=required)
+        return [with_scope(tool, learned.get(tool.spec.name)) for tool in known], choice.model()
+
+    async def observations(self, specs: Mapping[str, ToolSpec]) -> Observations:
+        """Everything that is recorded by now, as the learners see it."""
+        found = Observations()
+        async for rows, links in self._blocks():
+            await asyncio.to_thread(_observe, found, rows, links, specs)
+        return found
+
+    async def keep(self, connection: AsyncRows, view: str, learning: dict[str, Any] | None) -> None:
+        """Keeps with a view how its scopes were chosen."""
+        if learning is not None:
+            await connection.execute(queries.keep_learning, {"view": view, "learning": to_json(learning).decode()})
+
+    async def _blocks(self) -> AsyncIterator[tuple[list[Row], list[Link]]]:
+        async with self.database.tenant(self.tenant) as connection:
+            through = (await store.find_cache(connection, self.cache))["revision"]
+        source, step = "", -1
+        while True:
+            place = {"cache": self.cache, "through": through, "source": source, "step": step, "limit": BLOCK}
+            async with self.database.tenant(self.tenant) as connection:
+                rows = await store.rows(connection, queries.entries_to_learn, place)
+                histories = [row["history"] for row in rows if row["history"] is not None]
+                links = await store.rows(connection, store.queries.chains, {"cache": self.cache, "ids": histories}) if histories else []
+            if not rows:
+                return
+            yield rows, [store.link_of(row) for row in links]
+            source, step = rows[-1]["source"], rows[-1]["step"]
+
+
+def _observe(found: Observations, rows: list[Row], links: list[Link], specs: Mapping[str, ToolSpec]) -> None:
+    states = states_of(links, "", specs)
+    for row in rows:
+        event = Event(row["tool"], row["arguments"], row["result"], row["is_error"])
+        if event.transient:
+            continue
+        spec = specs.get(event.name)
+        found.add(
+            event.call,
+            spec,
+            states[bytes(row["history"])] if row["history"] is not None else State.start(""),
+            scenario=row["scenario"],
+            source=row["source"],
+            task=row["task"],
+            result=result_digest(event.content, event.is_error, spec),
+            key=exact_key(event.name, event.arguments, spec),
+        )
+
+
+def given_scopes(specs: Mapping[str, ToolSpec]) -> dict[str, Scope]:
+    """The scopes that somebody gave; a tool whose result depends on no state has none to learn."""
+    fixed: dict[str, Scope] = {}
+    for name, spec in specs.items():
+        said = spec.annotations
+        if said.reads_state is False:
+            fixed[name] = Scope.NONE
+        elif said.scope is not None and "scope" not in said.inferred:
+            fixed[name] = said.scope
+    return fixed
+
+
+def with_scope(tool: ViewTool, learned: Learned | None) -> ViewTool:
+    """A tool with the scope that was learned. A given one stays; what the recordings say of it stands beside it as `recorded_scope`."""
+    if learned is None:
+        return tool
+    said: Annotations = tool.spec.annotations
+    given = (said.scope is not None and "scope" not in said.inferred) or said.reads_state is False
+    told = learned.model()
+    if given:
+        found = {"inferred": said.inferred | {"recorded_scope": told | {"finest": learned.evidence.choose(learned.required).value}}}
+    else:
+        found = {"scope": learned.scope, "inferred": said.inferred | {"scope": told}}
+    return ViewTool(tool.spec.model_copy(update={"annotations": said.model_copy(update=found)}), tool.schema_hash, tool.since)
+
+
+__all__ = ["Choice", "Learner", "given_scopes", "with_scope"]

@@ -1,0 +1,198 @@
+"""Scopes are learned from the recordings, with evidence, when a view is built; what was given stays."""
+
+from typing import Any
+
+import pytest
+
+from cacherl.tool_spec import Annotations, Function, Scope, ToolSpec
+from services.cache_api.event import Event, Track
+from services.cache_api.learning.evidence import Compared, Evidence, evidence_of, upper_bound
+from services.cache_api.learning.observe import of_tracks
+from services.cache_api.learning.scopes import UNPROVEN, learned_scopes
+from tests.cache_api.conftest import Cache, tool, trajectory
+from tests.cache_api.test_views import finished
+
+
+def spec(name: str, **annotations: Any) -> ToolSpec:
+    return ToolSpec(function=Function(name=name), annotations=Annotations(**annotations))
+
+
+SPECS = {
+    one.name: one
+    for one in (
+        spec("shop.set_price", mutating=True),
+        spec("shop.paint", mutating=True),
+        spec("mail.send", mutating=True),
+        spec("shop.get_price", mutating=False),
+        spec("shop.opening_hours", mutating=False),
+        spec("shop.report", mutating=False),
+    )
+}
+
+
+def shop(number: int, changes: list[tuple[str, dict[str, Any]]]) -> Track:
+    """A run of a small world: prices by item, hours that nothing changes, a report of everything."""
+    prices: dict[str, int] = {}
+    events = []
+
+    def take(name: str, arguments: dict[str, Any], content: Any) -> None:
+        events.append(Event(name, arguments, content, False, step=len(events)))
+
+    for name, arguments in changes:
+        if name == "shop.set_price":
+            prices[arguments["item"]] = arguments["price"]
+        take(name, arguments, "done")
+    take("shop.get_price", {"item": "A10"}, prices.get("A10", 1))
+    take("shop.opening_hours", {"day": "monday"}, "9 to 5")
+    take("shop.report", {}, sorted(prices.items()))
+    return Track(f"r{number}", "s", f"t{number}", events)
+
+
+def world(runs: int) -> list[Track]:
+    found = []
+    for n in range(runs):
+        changes: list[tuple[str, dict[str, Any]]] = []
+        if n % 2:
+            changes.append(("shop.set_price", {"item": f"B{20 + n % 7}", "price": n % 5}))
+        if n % 3 == 0:
+            changes.append(("shop.set_price", {"item": "A10", "price": n % 4}))
+        if n % 5 == 0:
+            changes.append(("mail.send", {"to": f"x{n % 6}@y.org"}))
+        found.append(shop(n, changes))
+    return found
+
+
+def test_each_tool_gets_the_finest_scope_that_the_recordings_bear():
+    learned, choice = learned_scopes(of_tracks(world(200), SPECS))
+    assert {name: found.scope for name, found in learned.items() if not SPECS[name].annotations.mutating} == {
+        "shop.get_price": Scope.IDENTIFIER,
+        "shop.opening_hours": Scope.NONE,
+        "shop.report": Scope.GROUP,
+    }
+    hours = learned["shop.opening_hours"].model()
+    assert hours["comparisons"] >= choice.required
+    assert (hours["conflicts"], hours["strength"], hours["required"]) == (0, "strong", choice.required)
+    assert hours["upper"] == pytest.approx(1 - 0.05 ** (1 / hours["comparisons"]), abs=1e-6)
+    assert learned["shop.get_price"].evidence.scopes[Scope.NONE].conflicts > 0
+
+
+def test_comparisons_are_between_pasts_that_differ_and_not_between_repetitions():
+    same = [Track(f"r{n}", "s", "t", shop(1, [("shop.paint", {"colour": "red"})]).events) for n in range(50)]
+    found = evidence_of(of_tracks(same, SPECS).table("shop.opening_hours"))
+    assert found.scopes[Scope.NONE] == Compared(0, 0)
+    assert found.noise.comparisons == 49
+    more = [*same, shop(2, []), shop(3, [("shop.paint", {"colour": "blue"})]), shop(4, [("mail.send", {"to": "x"})])]
+    found = evidence_of(of_tracks(more, SPECS).table("shop.opening_hours"))
+    assert found.scopes[Scope.NONE] == Compared(2, 0)
+    assert found.scopes[Scope.GROUP] == Compared(1, 0)
+
+
+def test_too_little_evidence_leaves_the_group():
+    learned, choice = learned_scopes(of_tracks(world(4), SPECS))
+    assert (choice.proven, choice.required) == (False, UNPROVEN)
+    assert {found.scope for found in learned.values()} <= {Scope.GROUP, Scope.ALL}
+    assert learned["shop.opening_hours"].model()["strength"] == "weak"
+    told, choice = learned_scopes(of_tracks(world(4), SPECS), required=1)
+    assert (told["shop.opening_hours"].scope, choice.required) == (Scope.NONE, 1)
+
+
+def test_a_finer_scope_needs_its_coarser_ones_to_hold_and_noise_is_no_conflict():
+    def scope(none: Compared, identifier: Compared, group: Compared, noise: tuple[int, int] = (0, 0), required: int = 5) -> Scope:
+        found = {Scope.NONE: none, Scope.IDENTIFIER: identifier, Scope.GROUP: group}
+        return Evidence(found, Compared(*noise)).choose(required)
+
+    clean, some, nothing = Compared(9, 0), Compared(9, 1), Compared(0, 0)
+    assert scope(clean, nothing, nothing) is Scope.NONE
+    assert scope(clean, some, nothing) is Scope.GROUP
+    assert scope(some, clean, nothing) is Scope.IDENTIFIER
+    assert scope(clean, clean, some) is Scope.ALL
+    assert scope(clean, clean, nothing, required=10) is Scope.GROUP
+    assert scope(some, nothing, nothing, noise=(10, 2)) is Scope.NONE
+    assert scope(Compared(9, 3), nothing, nothing, noise=(10, 2)) is Scope.GROUP
+
+
+def test_the_bound_of_nothing_is_one_and_three_over_n_without_conflict():
+    assert upper_bound(0, 0) == 1.0
+    assert upper_bound(0, 300) == pytest.approx(3 / 300, rel=0.01)
+    assert upper_bound(3, 3) == 1.0
+
+
+def test_the_number_of_comparisons_keeps_what_replaying_the_recordings_shows():
+    """Tools that look stateless until one rare change: with one comparison they would be wrong often."""
+    specs = {f"t{n}.look": spec(f"t{n}.look", mutating=False) for n in range(40)} | {
+        f"t{n}.set": spec(f"t{n}.set", mutating=True) for n in range(40)
+    }
+    tracks = []
+    for n in range(40):
+        for run in range(24):
+            changed = run % 3 == 0
+            matters = changed and (run * 7 + n) % 11 < 3
+            events = [Event(f"t{n}.set", {"v": run}, "ok", False, step=0)] if changed else []
+            events.append(Event(f"t{n}.look", {}, "new" if matters else "old", False, step=len(events)))
+            tracks.append(Track(f"r{n}-{run}", "s", f"task{n}-{run}", events))
+    _, choice = learned_scopes(of_tracks(tracks, specs))
+    assert choice.required > 1
+    for trials in choice.trials.values():
+        kept = next(trial for trial in trials if trial.required == choice.required)
+        assert kept.false_hits <= 0.005 * kept.hits
+
+
+async def test_a_view_that_is_built_learns_and_shows_its_evidence(cache: Cache):
+    tools = [
+        tool("desk.look", {"q": {"type": "string"}}, mutating=False),
+        tool("desk.fixed", {"q": {"type": "string"}}, mutating=False, scope="all"),
+        tool("desk.put", {"v": {"type": "integer"}}, mutating=True),
+        tool("desk.read", {}, mutating=False),
+    ]
+    runs = [
+        trajectory(
+            f"r{n}",
+            [
+                *([("desk.put", {"v": n}, "ok")] if n % 2 else []),
+                ("desk.look", {"q": "x"}, "same"),
+                ("desk.fixed", {"q": "x"}, "same"),
+                ("desk.read", {}, str(n if n % 2 else 0)),
+            ],
+            task=f"t{n}",
+            tools=tools,
+        )
+        for n in range(120)
+    ]
+    await cache.record(*runs)
+    before = await cache.look(
+        {"calls": [{"name": "desk.put", "arguments": {"v": 1}}, {"name": "desk.look", "arguments": {"q": "x"}}], "scenario": "s1"}
+    )
+    pins = {name: before[name] for name in ("revision", "view", "as_of")}
+    answer = await cache.http.post(f"{cache.url}/views", json={})
+    await finished(cache, f"/views/{answer.json()['id']}")
+    look = (await cache.get("/tools/desk.look"))["spec"]["annotations"]
+    assert look["scope"] == "none"
+    assert look["inferred"]["scope"]["comparisons"] == 60
+    assert look["inferred"]["scope"]["conflicts"] == 0
+    assert look["inferred"]["scope"]["upper"] < 0.05
+    assert (await cache.get("/tools/desk.read"))["spec"]["annotations"]["scope"] == "group"
+    fixed = (await cache.get("/tools/desk.fixed"))["spec"]["annotations"]
+    assert (fixed["scope"], fixed["inferred"]["recorded_scope"]["finest"]) == ("all", "none")
+    view = await cache.get(f"/views/{answer.json()['id']}")
+    assert view["learning"]["required"] <= 40
+    assert view["learning"]["proven"] is True
+
+    asked = {
+        "calls": [
+            {"name": "desk.put", "arguments": {"v": 7}},
+            {"name": "desk.put", "arguments": {"v": 9}},
+            {"name": "desk.look", "arguments": {"q": "x"}},
+        ],
+        "scenario": "s1",
+    }
+    after = await cache.look(asked)
+    assert after["items"][0]["results"][2]["outcome"] == "exact"
+    old = await cache.look(asked, **pins)
+    assert old["items"][0]["results"][2]["outcome"] == "miss"
+
+    answer = await cache.http.put(f"{cache.url}/tools/desk.look", json={"scope": "group"})
+    await finished(cache, f"/views/{answer.json()['id']}")
+    look = (await cache.get("/tools/desk.look"))["spec"]["annotations"]
+    assert look["scope"] == "group"
+    assert "scope" not in look["inferred"]
+    assert (await cache.look(asked))["items"][0]["results"][2]["outcome"] == "miss"

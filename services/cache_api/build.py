@@ -116,6 +116,11 @@ class Builder:
         await connection.execute(queries.switch_view, {"cache": self.cache, "view": view.id})
         return revision
 
+    async def key_all(self, connection: AsyncRows, view: View, through: int) -> None:
+        """Keys everything up to a revision in the caller's transaction."""
+        async for rows in _blocks(connection, self.cache, 0, through):
+            await self._key(connection, view, rows)
+
     async def _learn_late(self, connection: AsyncRows, view: View, present: str) -> None:
         """Takes over the tools that the present view got to know while this one was built."""
         late = [tool for name, tool in (await store.load_view(connection, present)).tools.items() if name not in view.tools]

@@ -104,6 +104,10 @@ class CacheClient(ServiceClient):
         """A calibration and, when it is done, its evidence."""
         return await self.http.get(f"/v1/caches/{quote(cache, safe='')}/calibrations/{calibration}", Calibration)
 
+    async def calibrations(self, cache: str, *, limit: int = 1) -> Page[Calibration]:
+        """The newest calibrations, each with its evidence."""
+        return await self.http.get(f"/v1/caches/{quote(cache, safe='')}/calibrations", Page[Calibration], limit=limit)
+
     async def stats(self, cache: str) -> CacheStats:
         """Counts."""
         return await self.http.get(f"/v1/caches/{quote(cache, safe='')}/stats", CacheStats)

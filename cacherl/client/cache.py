@@ -48,6 +48,10 @@ class CacheClient(ServiceClient):
         """By id or name. Errors: `NotFoundError`."""
         return await self.http.get(f"/v1/caches/{quote(cache, safe='')}", Cache)
 
+    async def delete(self, cache: str) -> None:
+        """Deletes a cache with all that was recorded in it."""
+        await self.http.delete(f"/v1/caches/{quote(cache, safe='')}")
+
     async def list(self, *, limit: int = 100, cursor: str | None = None) -> Page[Cache]:
         """The tenant's caches."""
         return await self.http.get("/v1/caches", Page[Cache], limit=limit, cursor=cursor)

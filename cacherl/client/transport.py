@@ -69,6 +69,10 @@ class Transport:
         response = await self._send("PUT", path, content=content, headers={"Content-Type": content_type})
         return answer.model_validate_json(response.content)
 
+    async def delete(self, path: str) -> None:
+        """DELETE; what is gone already is an error like any other."""
+        await self._send("DELETE", path)
+
     async def stream_up(self, path: str, lines: AsyncIterable[bytes], answer: type[M], **params: Any) -> M:
         """POST NDJSON from a stream. Not retried: give a batch id and call again."""
         try:

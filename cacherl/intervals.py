@@ -12,7 +12,7 @@ from statistics import NormalDist
 from cacherl.errors import InputError
 from cacherl.wire import Wire
 
-__all__ = ["Ci", "bootstrap_mean", "bootstrap_paired", "clopper_pearson", "wilson"]
+__all__ = ["Ci", "beta_interval", "bootstrap_mean", "bootstrap_paired", "clopper_pearson", "wilson"]
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -95,6 +95,14 @@ def clopper_pearson(successes: int, trials: int, level: float = LEVEL) -> tuple[
     tail = (1 - level) / 2
     low = 0.0 if successes == 0 else _beta_quantile(tail, successes, trials - successes + 1)
     high = 1.0 if successes == trials else _beta_quantile(1 - tail, successes + 1, trials - successes)
+    return low, high
+
+
+def beta_interval(share: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share of so many trials, which need be no whole number: an effective sample size."""
+    tail, successes = (1 - level) / 2, share * trials
+    low = 0.0 if share == 0 else _beta_quantile(tail, successes, trials - successes + 1)
+    high = 1.0 if share == 1 else _beta_quantile(1 - tail, successes + 1, trials - successes)
     return low, high
 
 

@@ -8,6 +8,7 @@ import orjson
 import typer
 
 from cacherl.api.cache import CacheCreate, CacheSettings, LookupCall, LookupItem, LookupRequest
+from cacherl.cli import fidelity
 from cacherl.cli.output import print_json, print_table, speaks_plainly
 from cacherl.cli.system import HomeOption, JsonOption
 from cacherl.client import CacheClient
@@ -17,6 +18,8 @@ from cacherl.runtime import connect
 from cacherl.tier import Preset
 
 app = typer.Typer(no_args_is_help=True, help="Caches of recorded tool results.")
+for command in (fidelity.calibrate, fidelity.calibration, fidelity.fidelity):
+    app.command()(command)
 
 
 @app.command("list")

@@ -142,3 +142,83 @@ select m.tool, sum(m.count)::bigint as misses, count(*) as calls from cache.miss
 update cache.entry_keys k set removed_revision = q.revision
 from unnest(%(entries)s::text[], %(revisions)s::bigint[]) as q(entry, revision)
 where k.cache_id = %(cache)s and k.view = %(view)s and k.entry = q.entry;
+
+-- name: snapshot_view
+-- What a view says, without what ties it to its cache: whatever columns later migrations add come along.
+select (to_jsonb(v) - '{id,cache_id,tenant,version,covers_from,covers_through,created_at}'::text[])::text as row
+from cache.views v where v.id = %(view)s;
+
+-- name: snapshot_tools
+select spec::text as spec, schema_hash, since from cache.view_tools where view = %(view)s and since <= %(revision)s order by name;
+
+-- name: snapshot_recorded_tools
+select spec::text as spec, schema_hash, least(revision, %(revision)s) as revision from cache.tools
+where cache_id = %(cache)s and exists (select from cache.view_tools t where t.view = %(view)s and t.name = tools.name and t.since <= %(revision)s)
+order by name, schema_hash;
+
+-- name: snapshot_entries
+-- What a revision sees, in the order of the sources.
+select e.id, e.tool, e.arguments::text as arguments, e.result::text as result, e.is_error, e.scenario, e.source, e.step, e.task, e.history,
+  e.schema_hash, e.recorded_at, e.revision
+from cache.entries e
+where e.cache_id = %(cache)s and (e.source, e.step) > (%(source)s, %(step)s)
+  and e.revision <= %(revision)s and (e.removed_revision is null or e.removed_revision > %(revision)s)
+order by e.source, e.step limit %(limit)s;
+
+-- name: snapshot_links
+-- Histories from their starts to these links.
+with recursive chain as (
+  select h.id, h.parent from cache.histories h where h.cache_id = %(cache)s and h.id = any(%(ids)s::bytea[])
+  union
+  select h.id, h.parent from cache.histories h join chain c on h.id = c.parent where h.cache_id = %(cache)s
+)
+select h.id, h.parent, h.tool, h.arguments::text as arguments, h.outcome, h.is_error, h.transient, h.mentions
+from chain c join cache.histories h on h.cache_id = %(cache)s and h.id = c.id order by h.id;
+
+-- name: view_columns
+select column_name as name from information_schema.columns where table_schema = 'cache' and table_name = 'views';
+
+-- name: import_view
+insert into cache.views
+select (jsonb_populate_record(null::cache.views, %(row)s::jsonb || jsonb_build_object('id', %(view)s::text, 'cache_id', %(cache)s::text,
+  'tenant', kit.current_tenant(), 'version', 0, 'covers_from', 0, 'covers_through', null, 'created_at', now()))).*;
+
+-- name: import_view_tools
+insert into cache.view_tools (view, name, cache_id, spec, schema_hash, since)
+select %(view)s, q.name, %(cache)s, q.spec::json, q.schema_hash, q.since
+from unnest(%(names)s::text[], %(specs)s::text[], %(hashes)s::text[], %(since)s::bigint[]) as q(name, spec, schema_hash, since);
+
+-- name: import_recorded_tools
+insert into cache.tools (cache_id, name, schema_hash, spec, revision)
+select %(cache)s, q.name, q.schema_hash, q.spec::json, q.revision
+from unnest(%(names)s::text[], %(hashes)s::text[], %(specs)s::text[], %(revisions)s::bigint[]) as q(name, schema_hash, spec, revision);
+
+-- name: import_entries
+insert into cache.entries (id, cache_id, tool, arguments, result, is_error, scenario, source, step, task, history, schema_hash, content_hash,
+  recorded_at, revision)
+select q.id, %(cache)s, q.tool, q.arguments::json, q.result::json, q.is_error, q.scenario, q.source, q.step, q.task, q.history, q.schema_hash,
+  q.content_hash, q.recorded_at, q.revision
+from unnest(%(id)s::text[], %(tool)s::text[], %(arguments)s::text[], %(result)s::text[], %(is_error)s::boolean[], %(scenario)s::text[],
+  %(source)s::text[], %(step)s::integer[], %(task)s::text[], %(history)s::bytea[], %(schema_hash)s::text[], %(content_hash)s::bytea[],
+  %(recorded_at)s::timestamptz[], %(revision)s::bigint[])
+  as q(id, tool, arguments, result, is_error, scenario, source, step, task, history, schema_hash, content_hash, recorded_at, revision);
+
+-- name: broken_links
+-- Entries that point to histories that are not there, and histories that do not lead back to a start: cut off, or a circle.
+with recursive sound as (
+  select h.id from cache.histories h where h.cache_id = %(cache)s and h.parent is null
+  union all
+  select h.id from cache.histories h join sound s on h.parent = s.id where h.cache_id = %(cache)s
+)
+select (select count(*) from sound) <> (select count(*) from cache.histories h where h.cache_id = %(cache)s)
+  or exists (
+    select from cache.entries e where e.cache_id = %(cache)s and e.history is not null
+      and not exists (select from cache.histories h where h.cache_id = %(cache)s and h.id = e.history)) as broken;
+
+-- name: begin_from_snapshot
+-- The revisions before the snapshot's are not in it.
+update cache.caches set revision = %(revision)s, entries = %(entries)s, erased = int8multirange(int8range(0, %(revision)s)) where id = %(cache)s;
+
+-- name: is_readable
+-- Whether a revision is still what it was.
+select not (%(revision)s::bigint <@ erased) as readable from cache.caches where id = %(cache)s;

@@ -11,12 +11,14 @@ from cacherl.errors import ForbiddenError, InputError, NotFoundError
 from services.cache_api import jobs, store
 from services.cache_api.parts import PartsOf, Reader, Writer
 from services.cache_api.purge import delete_cache, operations, purge
+from services.cache_api.routes import snapshots
 from services.cache_api.routes.entries import entry_view
 from services.kit.auth import Caller, Scope
 from services.kit.idempotency import IdempotencyKey, once
 from services.kit.paging import Cursor, Limit, decode_cursor, encode_cursor
 
 router = APIRouter(prefix="/v1/caches/{cache}", tags=["operations"])
+router.include_router(snapshots.router)
 Erase = Annotated[bool, Query(description="Also remove the bytes; needs the scope `admin`.")]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cacherl.agent_loop.batching import LookupBatcher
 from cacherl.agent_loop.config import LoopConfig
-from cacherl.api.cache import Draw, HistoryItem, LookupCall, LookupItem
+from cacherl.api.cache import Draw, LookupCall, LookupItem
 from cacherl.episode import EpisodeCall
 from cacherl.rendering import Renderer, Sampled, result_text
 from cacherl.tier import CallOutcome, LookupResult, ToolResult
@@ -28,9 +28,8 @@ class CallDesk:
         self._names = [tool.name for tool in task.tools]
         self._known = frozenset(self._names)
         self._draw = Draw(task=task.id, episode=index)
-        self._session = f"{config.rollout}.{group}.{index}" if config.mode == "record" else None
+        self._session = f"{config.rollout}.{group}.{index}" if config.mode != "replay" else None
         self._state: str | None = None
-        self._history: list[HistoryItem] = []
         self._occurrences: Counter[bytes] = Counter()
         self._last: bytes | None = None
         self.repeats = 0
@@ -88,21 +87,15 @@ class CallDesk:
             answer = await self._lookups.lookup(self._item(part))
             self._state = answer.state
             results += answer.results
-            if self._session is not None:
-                self._history += [
-                    HistoryItem(call=ToolCall(name=call.name, arguments=call.arguments), outcome=result.outcome, result=result.result)
-                    for call, result in zip(part, answer.results, strict=True)
-                ]
         return results
 
     def _item(self, calls: list[LookupCall]) -> LookupItem:
-        """Replay chains the state; a recording run sends the history, which is what it stores."""
-        recording = self._session is not None
+        """The state is chained; in a live mode it also tells which calls were live."""
         return LookupItem.model_construct(
             calls=calls,
             scenario=self._task.scenario,
-            state=None if recording else self._state,
-            history=list(self._history) if recording else None,
+            state=self._state,
+            history=None,
             exclude_sources=self._task.exclude_sources,
             draw=self._draw,
             session=self._session,

@@ -15,6 +15,10 @@ class Views:
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, int, int | None], View] = OrderedDict()
 
+    def kept(self, view: str, version: int | None, covers_through: int | None) -> View | None:
+        """The view, where this process has it as it is by now."""
+        return self._kept.get((view, version, covers_through)) if version is not None else None
+
     async def get(self, connection: AsyncRows, view: str) -> View:
         """The view as it is now. Errors: NotFoundError `no-such-view`."""
         found = await row(connection, queries.view_version, {"view": view})

@@ -1,5 +1,6 @@
 """Mode `record` against a real tool server over HTTP."""
 
+import asyncio
 from typing import Any
 
 import httpx2
@@ -88,6 +89,40 @@ async def test_a_history_makes_the_same_entries_as_the_token(live: Cache):
     entries = (await live.get("/entries"))["items"]
     assert [(e["source"], e["step"], e["task"]) for e in entries] == [("a/t1/0", 0, "t1"), ("a/t1/0", 1, "t1")]
     assert [r["outcome"] for r in await live.results(item(WRITE, READ))] == ["exact", "exact"]
+
+
+async def test_a_token_is_good_for_its_own_session_alone(live: Cache, bank: Bank):
+    started = await live.look(turn(WRITE), mode="record", run="run")
+    token = started["items"][0]["state"]
+    other = turn(READ, state=token) | {"session": "run.0.other"}
+    assert (await live.look(other, mode="record", run="run", status=422))["type"].endswith("history-needed")
+    broken = turn(READ, state=token.partition(".")[0] + ".AA")
+    assert (await live.look(broken, mode="record", run="run", status=422))["type"].endswith("not-a-state")
+    assert bank.calls == 1
+    # In replay the same token is a state like any other.
+    assert (await live.results(item(READ, state=token)))[0]["outcome"] == "miss"
+
+
+async def test_requests_at_the_same_time_are_stored_together_and_each_gets_its_own(live: Cache):
+    answers = await asyncio.gather(*(live.look(turn(READ, WRITE, episode=n), mode="record", run="run") for n in range(12)))
+    for number, answer in enumerate(answers):
+        read, wrote = answer["items"][0]["results"]
+        assert [read["entry"]["source"], wrote["entry"]["source"]] == [f"run/t1/{number}"] * 2
+    state = await live.get()
+    assert state["entries"] == 24
+    assert 1 <= state["revision"] <= 12
+    ids = {entry["id"] for entry in (await live.get("/entries", limit=1000))["items"]}
+    assert ids == {result["entry"]["id"] for answer in answers for result in answer["items"][0]["results"]}
+
+
+async def test_a_tool_that_the_view_lacks_is_recorded_from_the_start_of_its_episode(live: Cache):
+    state = None
+    for called in (WRITE, call("get_rate", {"of": "EUR"}), READ, call("get_rate", {"of": "USD"})):
+        state = (await live.look(turn(called, state=state), mode="record", run="run"))["items"][0]["state"]
+    entries = (await live.get("/entries"))["items"]
+    assert [(e["tool"], e["step"]) for e in entries] == [("transfer", 0), ("get_rate", 1), ("get_balance", 2), ("get_rate", 3)]
+    replayed = await live.results(item(WRITE, call("get_rate", {"of": "EUR"}), READ))
+    assert [r["outcome"] for r in replayed] == ["exact", "exact", "exact"]
 
 
 async def test_an_episode_that_is_run_again_is_a_source_of_its_own(live: Cache):

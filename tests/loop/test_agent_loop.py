@@ -61,10 +61,13 @@ async def test_occurrences_and_draws_are_counted_per_episode(renderer: Renderer)
     assert first[0].draw.task == "t"
 
 
-async def test_a_recording_run_sends_session_and_history(renderer: Renderer):
+async def test_a_live_run_names_its_session_and_chains_the_state(renderer: Renderer):
     (_,), _, tools = await play(renderer, [read("a"), read("b"), "done"], mode="record", rollout="rol_1")
     assert [item.session for item in tools.items] == ["rol_1.0.0"] * 2
-    assert [[past.call.arguments for past in item.history or []] for item in tools.items] == [[], [{"id": "a"}]]
+    assert tools.items[0].state is None
+    assert tools.items[1].state is not None
+    (_,), _, tools = await play(renderer, [read("a"), "done"])
+    assert tools.items[0].session is None
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Maker:
         turn.links.append(made)
         turn.made.append(event)
         before, turn.state = turn.state, advance(turn.state, one.stated, one.spec, CallOutcome.EXACT, clean)
-        turn.position = turn.position.after(made.id, before, turn.state)
+        turn.position = turn.position.after(made.id, before, turn.state, known=one.tool is not None)
         return _served(turn, one, result, event)
 
     def _row(self, turn: LiveTurn, one: Ask, event: Event, now: datetime) -> Row:
@@ -94,7 +94,7 @@ class Maker:
         view = self.pins.view
         if view.covers_through is not None or any(tool.since > self.pins.revision for tool in view.tools.values()):
             return False
-        return all(row.tool in view.tools for row in turn.rows)
+        return turn.position.known
 
     async def _ahead(self, turns: Sequence[LiveTurn]) -> dict[tuple[str, int], str] | None:
         view = self.pins.view

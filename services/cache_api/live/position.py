@@ -15,6 +15,7 @@ from cacherl.state import State
 
 MARK = "."
 LINK_BYTES = 16
+UNKNOWN = 128
 _CHECK_BYTES = 4
 _STEP_BYTES = 4
 
@@ -31,20 +32,26 @@ class Position:
     """The link of its last live call."""
     live: int = 0
     """Bit i: the state's mutation i was made in this session."""
+    known: bool = True
+    """Whether the view knew every tool of the episode so far. Else its state may be another once the view has got to know them."""
 
-    def after(self, link: bytes, before: State, state: State) -> "Position":
-        """The position after a live call that moved the state from `before` to `state`."""
+    def after(self, link: bytes, before: State, state: State, *, known: bool) -> "Position":
+        """The position after a live call of a known tool or another, that moved the state from `before` to `state`."""
         live = self.live
         for number in range(len(before.mutations), len(state.mutations)):
             live |= 1 << number
-        return replace(self, step=self.step + 1, parent=link, live=live)
+        return replace(self, step=self.step + 1, parent=link, live=live, known=self.known and known)
 
 
 def joined(state: State, position: Position | None, session: str) -> str:
     """The token of a state and a position."""
     if position is None:
         return state.token
-    body = bytes([position.attempt]) + position.step.to_bytes(_STEP_BYTES, "big") + (position.parent or bytes(LINK_BYTES))
+    body = (
+        bytes([position.attempt | (0 if position.known else UNKNOWN)])
+        + position.step.to_bytes(_STEP_BYTES, "big")
+        + (position.parent or bytes(LINK_BYTES))
+    )
     body += position.live.to_bytes((position.live.bit_length() + 7) // 8, "big")
     return state.token + MARK + urlsafe_b64encode(_check(session, body) + body).rstrip(b"=").decode()
 
@@ -71,7 +78,8 @@ def position_of(token: str | None, session: str) -> Position | None:
         return None
     parent = body[1 + _STEP_BYTES : fixed]
     step = int.from_bytes(body[1 : 1 + _STEP_BYTES], "big")
-    return Position(body[0], step, parent if any(parent) else None, int.from_bytes(body[fixed:], "big"))
+    live = int.from_bytes(body[fixed:], "big")
+    return Position(body[0] & ~UNKNOWN, step, parent if any(parent) else None, live, known=body[0] < UNKNOWN)
 
 
 def _check(session: str, body: bytes) -> bytes:

@@ -7,34 +7,44 @@ and into the store without secrets.
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from cacherl.api.cache import LookupItem, LookupRequest
-from cacherl.errors import ConflictError
+from cacherl.errors import ConflictError, InputError
 from cacherl.tier import CallOutcome
 from services.cache_api.ask import Ask, ask, excluded_json
+from services.cache_api.live.beginning import begin
 from services.cache_api.live.making import Maker
-from services.cache_api.live.turn import LiveTurn, recorded_turns
+from services.cache_api.live.turn import LiveTurn, bases_of, recorded_turns, unplaced
 from services.cache_api.lookup import MISS_MARK, Pins, no_answer
 from services.cache_api.parts import Parts
 from services.cache_api.reading import Reader
-from services.kit.postgres import AsyncRows
 
 
 class RecordLookup:
     """Answers one request in mode `record`."""
 
-    def __init__(self, parts: Parts, tenant: str, pins: Pins, request: LookupRequest) -> None:
-        self.parts, self.pins, self.request = parts, pins, request
+    def __init__(self, parts: Parts, tenant: str, pins: Pins, request: LookupRequest, turns: list[LiveTurn]) -> None:
+        self.parts, self.pins, self.request, self.turns = parts, pins, request, turns
         self.maker = Maker(parts, tenant, pins)
         self.asked: list[Ask] = []
-        self.turns: list[LiveTurn] = []
 
-    async def prepare(self, connection: AsyncRows) -> None:
-        """Finds out where the episodes stand. Errors: InputError where an item lacks what a live call needs, ConflictError."""
-        server_of(self.pins, self.parts)
-        reader = Reader(self.parts.redactor, {name: tool.spec for name, tool in self.pins.view.tools.items()})
-        self.turns = await recorded_turns(connection, self.pins, self.request, reader)
+    @classmethod
+    async def begin(cls, parts: Parts, tenant: str, cache: str, request: LookupRequest) -> Self:
+        """Pins a request and finds out where its episodes stand.
+
+        Errors: those of `pinned`, InputError where an item lacks what a live call needs, ConflictError.
+        """
+        try:
+            bases = bases_of(request)
+        except InputError:
+            # A cache that has no live server says so first.
+            server_of((await begin(parts, tenant, cache, request, []))[0], parts)
+            raise
+        pins, attempts = await begin(parts, tenant, cache, request, unplaced(request, bases))
+        server_of(pins, parts)
+        reader = Reader(parts.redactor, {name: tool.spec for name, tool in pins.view.tools.items()})
+        return cls(parts, tenant, pins, request, recorded_turns(request, bases, attempts, pins, reader))
 
     async def answer(self) -> list[dict[str, Any]]:
         """One `LookupItemAnswer` per item. Errors: LiveToolError, ConflictError."""

@@ -11,14 +11,12 @@ from typing import Any
 from cacherl.api.cache import LookupItem, LookupRequest
 from cacherl.errors import ConflictError, InputError
 from cacherl.state import State
-from services.cache_api import store
 from services.cache_api.ask import Ask
 from services.cache_api.event import Event, Link, link
 from services.cache_api.live.position import Position, joined, position_of
-from services.cache_api.live.writing import Row, queries
+from services.cache_api.live.writing import Row
 from services.cache_api.lookup import Pins, start
 from services.cache_api.reading import Reader
-from services.kit.postgres import AsyncRows
 
 MAX_ATTEMPTS = 9
 
@@ -86,24 +84,25 @@ def bases_of(request: LookupRequest) -> list[str]:
     return bases
 
 
-async def recorded_turns(connection: AsyncRows, pins: Pins, request: LookupRequest, reader: Reader) -> list[LiveTurn]:
-    """The turns of a request in mode `record`, where every earlier call was live.
+def unplaced(request: LookupRequest, bases: Sequence[str]) -> list[str]:
+    """The episodes whose attempt is not told by a token."""
+    return [base for base, item in zip(bases, request.items, strict=True) if position_of(item.state, item.session or "") is None]
+
+
+def recorded_turns(request: LookupRequest, bases: Sequence[str], attempts: Mapping[str, int], pins: Pins, reader: Reader) -> list[LiveTurn]:
+    """The turns of a request in mode `record`, where every earlier call was live. `attempts`: those known of each `unplaced` episode.
 
     Errors: InputError `history-needed` for a token that says nothing of its live calls, ConflictError `episode-recorded`.
     """
-    bases = bases_of(request)
-    placed = [position_of(item.state, item.session or "") for item in request.items]
-    first = [base for base, item in zip(bases, request.items, strict=True) if item.state is None and not item.history]
-    later = [base for base, item, at in zip(bases, request.items, placed, strict=True) if at is None and item.history]
-    attempts = await known_attempts(connection, pins.cache, first, later)
     turns: list[LiveTurn] = []
-    for number, (base, item, position) in enumerate(zip(bases, request.items, placed, strict=True)):
+    for number, (base, item) in enumerate(zip(bases, request.items, strict=True)):
+        position = position_of(item.state, item.session or "")
         if position is not None:
             turns.append(LiveTurn(item, base, start(item, pins, reader.redactor), position, None))
         elif item.history:
-            turns.append(_with_history(item, base, pins, reader, max(attempts.get(base, 0), 1)))
+            turns.append(_with_history(item, base, pins, reader, max(attempts[base], 1)))
         elif item.state is None:
-            turns.append(LiveTurn(item, base, State.start(pins.view.id), Position(next_attempt(base, attempts.get(base, 0)), 0, None), []))
+            turns.append(LiveTurn(item, base, State.start(pins.view.id), Position(next_attempt(base, attempts[base]), 0, None), []))
         else:
             errors = [{"pointer": f"/items/{number}/history", "detail": "the calls before this turn, since none of them was recorded here"}]
             raise InputError("A live turn needs the history of an episode that was not live so far.", errors=errors, slug="history-needed")
@@ -115,7 +114,8 @@ def _with_history(item: LookupItem, base: str, pins: Pins, reader: Reader, attem
     links = chain(past)
     state = start(item.model_copy(update={"state": None}), pins, reader.redactor)
     everything = (1 << len(state.mutations)) - 1
-    position = Position(attempt, len(past), links[-1].id if links else None, everything)
+    known = all(event.name in pins.view.tools for event in past)
+    position = Position(attempt, len(past), links[-1].id if links else None, everything, known)
     return LiveTurn(item, base, state, position, past, links)
 
 
@@ -129,32 +129,11 @@ def chain(events: Sequence[Event]) -> list[Link]:
     return links
 
 
-async def known_attempts(connection: AsyncRows, cache: str, first: Sequence[str], later: Sequence[str]) -> dict[str, int]:
-    """How many attempts at an episode were recorded. `first`: most likely none; `later`: most likely one or more."""
-    found = await _present(connection, cache, [*first, *_attempts(later)])
-    again = [base for base in first if base in found]
-    found |= await _present(connection, cache, [name for name in _attempts(again) if name not in again])
-    return {
-        base: max((number for number in range(1, MAX_ATTEMPTS + 1) if attempt_name(base, number) in found), default=0)
-        for base in (*first, *later)
-    }
-
-
 def next_attempt(base: str, known: int) -> int:
     """The attempt after the known ones. Errors: ConflictError `episode-recorded`."""
     if known == MAX_ATTEMPTS:
         raise ConflictError(f"The episode {base} was recorded {MAX_ATTEMPTS} times already.", slug="episode-recorded")
     return known + 1
-
-
-async def _present(connection: AsyncRows, cache: str, sources: list[str]) -> set[str]:
-    if not sources:
-        return set()
-    return {found["source"] for found in await store.rows(connection, queries.sources_present, {"cache": cache, "sources": sources})}
-
-
-def _attempts(bases: Sequence[str]) -> list[str]:
-    return [attempt_name(base, number) for base in bases for number in range(1, MAX_ATTEMPTS + 1)]
 
 
 def recorded_past(rows: Sequence[Mapping[str, Any]]) -> list[Event]:

@@ -1,15 +1,39 @@
 -- Live calls: leases of single flight, budgets, what shadow found.
+--
+-- `record_live` and `live_start` are the two statements of a live call. Each is a transaction of its own, so they set its tenant themselves;
+-- row-level security holds in them as everywhere.
+
+-- A cache by id or name, a view of it (null: its own) as far as a process must know to use the one it has, and how many attempts at each of
+-- these episodes were recorded.
+create function cache.live_start(of_tenant text, of_cache text, of_view text, of_sources text[])
+returns table (id text, revision bigint, view text, settings json, erased int8multirange, version integer, covers_through bigint,
+  attempts integer[])
+language plpgsql as $$
+begin
+  perform set_config('cacherl.tenant', of_tenant, true);
+  return query
+  select c.id, c.revision, c.view, c.settings, nullif(c.erased, '{}'), v.version, v.covers_through, array(
+    select case when exists (select from cache.entries e where e.cache_id = c.id and e.source = s.source) then coalesce((
+      select max(k) from generate_series(2, 9) as k
+      where exists (select from cache.entries e where e.cache_id = c.id and e.source = s.source || '~' || k)), 1) else 0 end
+    from unnest(of_sources) with ordinality as s(source, n) order by s.n)
+  from cache.caches c left join cache.views v on v.id = coalesce(of_view, c.view) and v.cache_id = c.id
+  where c.id = of_cache or c.name = of_cache
+  order by (c.id = of_cache) desc limit 1;
+end
+$$;
 
 -- What a group of live calls recorded, in one statement: under the cache's lock it gets one revision. No row: the view is not the cache's, or
 -- has grown. A place that was recorded before stays as it is, and `same` says whether it says the same. Arguments and results come as texts
 -- beside the rest, so that they are kept byte for byte.
-create function cache.record_live(of_cache text, of_view text, of_version integer, recorded json, arguments text[], results text[], links json,
-  link_arguments text[])
+create function cache.record_live(of_tenant text, of_cache text, of_view text, of_version integer, of_batch text, recorded json,
+  arguments text[], results text[], links json, link_arguments text[])
 returns table (n integer, id text, same boolean, revision bigint)
 language plpgsql as $$
 declare
   held record;
 begin
+  perform set_config('cacherl.tenant', of_tenant, true);
   select c.revision, c.view into held from cache.caches c where c.id = of_cache for update;
   -- Looked for after the lock, in a statement of its own: one that waits for a lock sees other tables as they were before it waited.
   if held is null or held.view <> of_view or not exists (select from cache.views v where v.id = of_view and v.version = of_version) then
@@ -43,6 +67,11 @@ begin
   ), moved as (
     update cache.caches c set revision = held.revision + 1, entries = c.entries + (select count(*) from stored)
     where c.id = of_cache and exists (select from stored)
+  ), noted as (
+    insert into cache.batches (cache_id, id, revision, answer)
+    select of_cache, of_batch, held.revision + 1, json_build_object('batch', of_batch, 'read', count(*), 'stored', count(*), 'duplicate', 0,
+      'conflicting', 0, 'refused', '[]'::json, 'refused_total', 0, 'revision', held.revision + 1)
+    from stored having count(*) > 0
   )
   select q.n, coalesce(stored.id, e.id), stored.id is not null or coalesce(e.content_hash = q.content_hash, false), held.revision + 1
   from q

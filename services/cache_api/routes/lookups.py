@@ -1,19 +1,18 @@
 """Lookups: the hot path. The body is validated once and the answer leaves as JSON without passing through models again."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Response
 
-from cacherl.api.cache import CacheSettings, LookupAnswer, LookupRequest
-from cacherl.errors import ConflictError, ForbiddenError
+from cacherl.api.cache import LookupAnswer, LookupRequest
+from cacherl.errors import ForbiddenError
 from services.cache_api import store
 from services.cache_api.candidates import Candidates
 from services.cache_api.live.record import RecordLookup
 from services.cache_api.lookup import Lookup, Pins
 from services.cache_api.parts import Parts, PartsOf, Reader
-from services.cache_api.purge import refuse_erased
+from services.cache_api.pins import pins_of
 from services.kit.auth import Caller, Scope
 from services.kit.postgres import AsyncRows
 
@@ -40,11 +39,8 @@ async def record(cache: str, body: LookupRequest, caller: Caller, parts: Parts) 
     """Mode `record` writes, so it needs the scope to write. No transaction is open while the live server works."""
     if Scope.CACHE_WRITE not in caller.scopes:
         raise ForbiddenError("Mode `record` needs a key with the scope `cache:write`.")
-    async with parts.database.tenant(caller.tenant) as connection:
-        pins = await pinned(connection, cache, body, parts)
-        lookup = RecordLookup(parts, caller.tenant, pins, body)
-        await lookup.prepare(connection)
-    return pins, lookup, await lookup.answer()
+    lookup = await RecordLookup.begin(parts, caller.tenant, cache, body)
+    return lookup.pins, lookup, await lookup.answer()
 
 
 async def pinned(connection: AsyncRows, cache: str, body: LookupRequest, parts: Parts) -> Pins:
@@ -54,15 +50,4 @@ async def pinned(connection: AsyncRows, cache: str, body: LookupRequest, parts: 
     `revision-erased`.
     """
     found = await store.find_cache(connection, cache)
-    view = await parts.views.get(connection, body.view or found["view"])
-    if view.cache != found["id"]:
-        raise ConflictError("This view belongs to another cache.", slug="view-of-another-cache")
-    if view.covers_through is None and view.id != found["view"]:
-        raise ConflictError("This view is still being built.", slug="view-does-not-cover-revision")
-    revision = body.revision
-    if revision is None:
-        revision = found["revision"] if view.covers_through is None else view.covers_through
-    view.refuse_outside(revision, found["revision"])
-    refuse_erased(found["erased"], revision)
-    settings = CacheSettings.model_validate(found["settings"])
-    return Pins(found["id"], settings, revision, view, body.as_of or datetime.now(UTC), body.preset or settings.preset)
+    return pins_of(found, await parts.views.get(connection, body.view or found["view"]), body)

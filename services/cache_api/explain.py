@@ -25,7 +25,8 @@ async def explain(asks: Sequence[Ask], preset: Preset, settings: CacheSettings, 
     elsewhere = await candidates.elsewhere(known)
     for one, near, other in zip(known, nearest, elsewhere, strict=True):
         gates = gates_of(one, preset, settings, other)
-        one.explanation = {"nearest": describe(one, near[0]) if near else None, "gates": gates}
+        best = min(near, key=lambda c: (-c.support, c.entry)) if near else None  # results of one call: the database gives them in any order
+        one.explanation = {"nearest": describe(one, best) if best is not None else None, "gates": gates}
 
 
 def describe(one: Ask, candidate: Candidate) -> dict[str, Any]:

@@ -83,9 +83,9 @@ class PlateauSettings(Settings):
 class SftSettings(Settings):
     """SFT: generic copying first, then the demonstrations."""
 
-    budget: BudgetSettings = BudgetSettings(seconds=200)
+    budget: BudgetSettings = BudgetSettings(seconds=150)
     plateau: PlateauSettings | None = PlateauSettings()
-    copying_seconds: float = 30
+    copying_seconds: float = 20
     """The tiny policy's pre-training: random segments repeated in another order."""
     optimizer: str = "muon"
     learning_rate: float = 2e-3
@@ -119,7 +119,7 @@ class SamplingSettings(Settings):
 class GrpoSettings(Settings):
     """GRPO: the reward service's advantages through TRL. The rate falls linearly to `final_share` over the budget."""
 
-    budget: BudgetSettings = BudgetSettings(seconds=165)
+    budget: BudgetSettings = BudgetSettings(seconds=200)
     tasks_per_step: int = 8
     group_size: int = 16
     """Bigger groups beat more tasks at the same number of episodes."""
@@ -159,7 +159,7 @@ class EvaluateSettings(Settings):
 class Continued(Settings):
     """SFT continued, and SFT on accepted demonstrations: the seconds that GRPO gets, without another warm-up."""
 
-    budget: BudgetSettings = BudgetSettings(seconds=165)
+    budget: BudgetSettings = BudgetSettings(seconds=200)
     plateau: None = None
     copying_seconds: float = 0
     turns_only_share: Share = 0
@@ -208,9 +208,9 @@ def _full() -> DemoSettings:
     """Twice the standard training time."""
     return DemoSettings(
         recipe=Recipe(
-            sft=SftSettings(budget=BudgetSettings(seconds=480), copying_seconds=45),
-            continued=Continued(budget=BudgetSettings(seconds=340)),
-            grpo=GrpoSettings(budget=BudgetSettings(seconds=340)),
+            sft=SftSettings(budget=BudgetSettings(seconds=300), copying_seconds=30),
+            continued=Continued(budget=BudgetSettings(seconds=400)),
+            grpo=GrpoSettings(budget=BudgetSettings(seconds=400)),
         )
     )
 

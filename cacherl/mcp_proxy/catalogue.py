@@ -29,6 +29,10 @@ class Snapshot:
     tools: tuple[ToolSpec, ...]
     names: ToolNames
 
+    def has(self, tool: str) -> bool:
+        """Whether the tool is listed."""
+        return any(spec.name == tool for spec in self.tools)
+
     def reads_only(self, tool: str) -> bool:
         """Whether the tool is known to change nothing."""
         return any(spec.name == tool and spec.annotations.mutating is False for spec in self.tools)

@@ -8,21 +8,23 @@ it was made; then an episode whose tool may change something is over, since what
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from cacherl.api.cache import Draw, LookupAnswer, LookupCall, LookupItem
+from cacherl.api.cache import Draw, LookupCall, LookupItem
 from cacherl.client import CacheClient
 from cacherl.client.batching import LookupPins
 from cacherl.errors import AwayError, ConflictError, DataError, InputError
 from cacherl.mcp_proxy.catalogue import Snapshot
 from cacherl.mcp_proxy.config import EpisodeName
-from cacherl.tier import LookupResult
+from cacherl.tier import CallOutcome, LookupResult, ToolResult
 from cacherl.tool_call import canonical, dump_canonical
 from cacherl.wire import Wire
 
 DEFAULT_TASK = "mcp"
+NAMES_SHOWN = 64
 
 
 class Begun(Wire):
@@ -32,6 +34,15 @@ class Begun(Wire):
     draw: Draw
     session: str
     exclude_sources: list[str]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One call's answer, and what it was pinned to."""
+
+    result: LookupResult
+    revision: int
+    view: str
 
 
 class Episode:
@@ -64,8 +75,8 @@ class Episode:
                 self._snapshot = await self._open()
             return self._snapshot
 
-    async def call(self, name: str, arguments: dict[str, Any], given: EpisodeName) -> tuple[LookupResult, LookupAnswer]:
-        """The answer to the session's next call, and what it was pinned to.
+    async def call(self, name: str, arguments: dict[str, Any], given: EpisodeName) -> Answered:
+        """The answer to the session's next call.
 
         Errors: InputError where the arguments or the episode's name do not fit, ConflictError for an episode that is over, and those of
         the cache API.
@@ -75,11 +86,15 @@ class Episode:
             begun = self._begin(given, snapshot)
             if self._over is not None:
                 raise ConflictError(self._over, slug="episode-over")
-            return await self._ask(snapshot, begun, snapshot.names.tool(name), arguments)
+            pins = self._pins_of(snapshot)
+            tool = snapshot.names.tool(name)
+            if pins.mode == "replay" and not snapshot.has(tool):
+                # The agent's own slip: it reaches no cache and moves no state. In a live mode the tool may be new.
+                return Answered(_no_such_tool(name, snapshot), snapshot.revision, snapshot.view)
+            return await self._ask(snapshot, begun, pins, tool, arguments)
 
-    async def _ask(self, snapshot: Snapshot, begun: Begun, tool: str, arguments: dict[str, Any]) -> tuple[LookupResult, LookupAnswer]:
+    async def _ask(self, snapshot: Snapshot, begun: Begun, pins: LookupPins, tool: str, arguments: dict[str, Any]) -> Answered:
         key = _identity(tool, arguments)
-        pins = self._pins_of(snapshot)
         item = LookupItem(
             calls=[_call(tool, arguments, self._occurrences[key])],
             scenario=begun.scenario,
@@ -99,7 +114,7 @@ class Episode:
         self._occurrences[key] += 1
         (found,) = answer.items
         self._state = found.state
-        return found.results[0], answer
+        return Answered(found.results[0], answer.revision, answer.view)
 
     def _begin(self, given: EpisodeName, snapshot: Snapshot) -> Begun:
         if self._begun is not None:
@@ -142,6 +157,13 @@ def _call(tool: str, arguments: dict[str, Any], occurrence: int) -> LookupCall:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"the call is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _no_such_tool(name: str, snapshot: Snapshot) -> LookupResult:
+    names = [snapshot.names.shown(spec.name) for spec in snapshot.tools]
+    shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+    text = f"There is no tool {name}. Available tools: {shown or 'none'}."
+    return LookupResult(outcome=CallOutcome.UNKNOWN_TOOL, result=ToolResult(content=text, is_error=True))
 
 
 def _identity(tool: str, arguments: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+import httpx2
 import uvicorn
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
@@ -21,7 +22,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cacherl.client.transport import Transport
 from cacherl.errors import AwayError, CacheRLError, ForbiddenError, UnauthenticatedError, UsageError
 from cacherl.mcp_proxy.config import Door
 from cacherl.mcp_proxy.server import CALLER, IDLE_S, MAX_SESSIONS, Caller, Proxy
@@ -118,13 +118,13 @@ async def _alive(request: Request) -> Response:
 def _readiness(proxy: Proxy) -> Callable[[Request], Awaitable[Response]]:
     async def ready(request: Request) -> Response:
         """Ready is who can ask the cache API."""
-        http = Transport(proxy.url, "", timeout=READY_S, attempts=1)
-        try:
-            await http.file("/readyz")
-        except CacheRLError as error:
-            return PlainTextResponse(error.detail, status_code=503)
-        finally:
-            await http.close()
+        async with httpx2.AsyncClient(timeout=READY_S) as http:
+            try:
+                state = (await http.get(f"{proxy.url}/readyz")).status_code
+            except httpx2.TransportError as error:
+                state = type(error).__name__
+        if state != 200:
+            return PlainTextResponse(f"{proxy.url} is not ready ({state})", status_code=503)
         return PlainTextResponse("ok")
 
     return ready

@@ -121,10 +121,9 @@ class Proxy:
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> CallToolResult:
         try:
-            found, answer = await self._episode(ctx).call(params.name, params.arguments or {}, _given(ctx))
+            return result(await self._episode(ctx).call(params.name, params.arguments or {}, _given(ctx)))
         except CacheRLError as error:
             raise protocol_error(error) from error
-        return result(found, answer)
 
     def _episode(self, ctx: Context, *, opens: bool = False) -> Episode:
         """The episode that a request belongs to; `opens`: it may begin one."""

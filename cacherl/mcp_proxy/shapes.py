@@ -9,11 +9,10 @@ from typing import Any
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent, Tool, ToolAnnotations
 
-from cacherl.api.cache import LookupAnswer
 from cacherl.errors import CacheRLError, InputError
+from cacherl.mcp_proxy.episode import Answered
 from cacherl.mcp_proxy.names import ToolNames
 from cacherl.rendering import result_text
-from cacherl.tier import LookupResult
 from cacherl.tool_spec import Annotations, ToolSpec
 
 ANSWER = "cacherl/answer"
@@ -42,22 +41,24 @@ def hints(annotations: Annotations) -> ToolAnnotations | None:
     return ToolAnnotations(read_only_hint=not annotations.mutating, idempotent_hint=None if annotations.mutating else True)
 
 
-def result(found: LookupResult, answer: LookupAnswer) -> CallToolResult:
+def result(answered: Answered) -> CallToolResult:
     """An answer: its text, the value itself where it is an object, and in `_meta` how it came about."""
+    found = answered.result
     content = found.result.content
     return CallToolResult(
         content=[TextContent(text=result_text(content))],
         structured_content=content if isinstance(content, dict) else None,
         is_error=found.result.is_error,
-        _meta={ANSWER: provenance(found, answer)},
+        _meta={ANSWER: provenance(answered)},
     )
 
 
-def provenance(found: LookupResult, answer: LookupAnswer) -> dict[str, Any]:
+def provenance(answered: Answered) -> dict[str, Any]:
     """Everything that the cache says of an answer but the result itself."""
+    found = answered.result
     said = found.model_dump(mode="json", by_alias=True, exclude={"result"} if found.explain is not None else {"result", "explain"})
     tier = found.outcome.tier
-    return {**said, "tier": tier.value if tier is not None else None, "revision": answer.revision, "view": answer.view}
+    return {**said, "tier": tier.value if tier is not None else None, "revision": answered.revision, "view": answered.view}
 
 
 def protocol_error(error: CacheRLError) -> MCPError:

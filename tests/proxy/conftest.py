@@ -31,6 +31,12 @@ PAY = ("transfer", {"account": "A1", "amount": 30})
 CACHERL = ["-c", "from cacherl.cli import main; main()"]
 
 
+def entry(source: str, name: str, arguments: dict[str, Any], content: Any) -> dict[str, Any]:
+    """One recorded call on its own; its content need not be text."""
+    call = {"name": name, "arguments": arguments}
+    return {"call": call, "result": {"content": content}, "scenario": "s1", "source": source, "step": 0}
+
+
 class Town:
     """A cache with recordings of a small town hall, and where it is."""
 
@@ -43,19 +49,18 @@ class Town:
         tools = [*TOOLS, ODD, DOTTED]
         assert (await self.http.post("/v1/caches", json={"name": "town", "tools": tools})).status_code == 201
         await self.cache.record(
-            trajectory("t1", [("get_weather", {"city": "Bonn"}, {"sky": "clear", "degrees": 21}), (*READ, "100")], tools=tools),
+            trajectory("t1", [("get_weather", {"city": "Bonn"}, "clear"), (*READ, "100")], tools=tools),
             trajectory("t2", [(*PAY, "done"), (*READ, "70")], task="t2", tools=tools),
             trajectory("t3", [("town hall/archive.find", {"query": "deed"}, "folio 7")], task="t3", tools=tools),
             trajectory("t4", [("library.find", {"title": "Emma"}, "shelf 3")], task="t4", tools=tools),
             trajectory("t5", [("search_notes", {"query": "x"}, ValueError("no such note"))], task="t5", tools=tools),
             trajectory("t6", [("get_weather", {"city": "Bonn"}, "rain")], scenario="s2", task="t6", tools=tools),
+            entry("t7", "get_weather", {"city": "Rome"}, {"sky": "clear", "degrees": 21}),
         )
 
 
 @pytest.fixture
-async def town(
-    settings: ServiceSettings, serve: Callable[..., Awaitable[httpx2.AsyncClient]], api_key: Callable[..., str]
-) -> Town:
+async def town(settings: ServiceSettings, serve: Callable[..., Awaitable[httpx2.AsyncClient]], api_key: Callable[..., str]) -> Town:
     key = api_key(scopes=(Scope.CACHE_READ, Scope.CACHE_WRITE))
     made = Town(await serve(create(CacheSettings(**settings.model_dump())), key), key)
     await made.record()
@@ -98,9 +103,7 @@ def command(town: Town, *arguments: str, key: str | None = None) -> StdioServerP
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "OMP_NUM_THREADS": "1",
     }
-    return StdioServerParameters(
-        command=sys.executable, args=[*CACHERL, "cache", "proxy", "town", *arguments], env=environment
-    )
+    return StdioServerParameters(command=sys.executable, args=[*CACHERL, "cache", "proxy", "town", *arguments], env=environment)
 
 
 @pytest.fixture(params=["http", "stdio"])

@@ -6,7 +6,7 @@ import pytest
 from mcp import Client, MCPError
 from mcp_types import INVALID_PARAMS
 
-from tests.proxy.conftest import PAY, READ, Connect, Town, answer, client_of, config, proxying, text
+from tests.proxy.conftest import PAY, READ, Connect, Town, answer, client_of, config, entry, proxying, text
 
 
 async def test_the_recorded_tools_are_listed_with_their_schemas_and_hints(connect: Connect) -> None:
@@ -26,14 +26,21 @@ async def test_a_hit_is_the_recorded_result_and_says_where_it_is_from(connect: C
     async with connect() as client:
         found = await client.call_tool("get_weather", {"city": "Bonn"})
     assert not found.is_error
-    assert text(found) == '{"sky": "clear", "degrees": 21}'
-    assert found.structured_content == {"sky": "clear", "degrees": 21}
+    assert text(found) == "clear"
+    assert found.structured_content is None
     said = answer(found)
     assert (said["outcome"], said["tier"], said["live"], said["similarity"]) == ("exact", "exact", False, 1.0)
     assert (said["entry"]["source"], said["entry"]["step"]) == ("t1", 0)
     assert said["agreement"] == {"scenario": True, "state": True, "schema": True}
     assert "fidelity" in said
     assert said["revision"] == 1
+
+
+async def test_a_result_that_is_an_object_is_given_as_one_too(connect: Connect) -> None:
+    async with connect() as client:
+        found = await client.call_tool("get_weather", {"city": "Rome"})
+    assert text(found) == '{"sky": "clear", "degrees": 21}'
+    assert found.structured_content == {"sky": "clear", "degrees": 21}
 
 
 async def test_a_miss_is_an_error_for_the_agent_to_read(connect: Connect) -> None:
@@ -86,10 +93,12 @@ async def test_calls_of_one_session_are_answered_in_the_order_they_came(connect:
     assert [text(one) for one in found] == ["100", "done", "70"]
 
 
-async def test_a_tool_that_was_never_recorded_is_told_so(connect: Connect) -> None:
+async def test_a_tool_that_is_not_there_is_told_so_and_changes_nothing(connect: Connect) -> None:
     async with connect() as client:
         found = await client.call_tool("fly", {})
+        assert text(await client.call_tool(*READ)) == "100"
     assert found.is_error
+    assert text(found).startswith("There is no tool fly. Available tools: get_balance, get_weather")
     assert answer(found)["outcome"] == "unknown_tool"
     assert answer(found)["tier"] is None
 
@@ -151,8 +160,7 @@ async def test_many_sessions_at_once(town: Town) -> None:
 async def test_a_session_sees_the_revision_it_began_with(town: Town) -> None:
     async with proxying(town) as url, client_of(url) as client:
         await client.list_tools()
-        later = {"call": {"name": "get_weather", "arguments": {"city": "Ulm"}}, "result": {"content": "fog"}, "scenario": "s1"}
-        await town.cache.record(later | {"source": "t9", "step": 0})
+        await town.cache.record(entry("t9", "get_weather", {"city": "Ulm"}, "fog"))
         missed = await client.call_tool("get_weather", {"city": "Ulm"})
         assert answer(missed)["outcome"] == "miss"
     async with proxying(town) as url, client_of(url) as client:

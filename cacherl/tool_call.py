@@ -15,6 +15,7 @@ import orjson
 import pydantic_core
 from pydantic import Field, field_validator
 
+from cacherl.canonicalisers import canonicalised
 from cacherl.errors import DataError
 from cacherl.pointer import parts, pointer, remove_at
 from cacherl.tool_spec import ToolSpec
@@ -96,7 +97,7 @@ def _refused(detail: str, path: Path) -> DataError:
 
 
 def canonical_arguments(arguments: dict[str, Any], spec: ToolSpec | None = None) -> dict[str, Any]:
-    """Canonical arguments; with a schema: embedded JSON documents parsed, defaults filled in, `volatile` arguments left out."""
+    """Canonical arguments; with a spec: embedded documents parsed, defaults filled in, `volatile` ones left out, texts canonicalised."""
     if spec is None:
         return canonical(arguments)
     schema = spec.function.parameters
@@ -105,7 +106,7 @@ def canonical_arguments(arguments: dict[str, Any], spec: ToolSpec | None = None)
         path = parts(text, "arguments")
         if path is not None:
             remove_at(found, path)
-    return found
+    return canonicalised(found, spec) if spec.annotations.canonicaliser is not None else found
 
 
 def exact_key(name: str, arguments: dict[str, Any], spec: ToolSpec | None = None) -> bytes:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import jsonschema_rs
 import pydantic_core
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from cacherl.canonicalisers import CANONICALISERS
 from cacherl.errors import DataError
 from cacherl.pointer import pointer
 from cacherl.wire import Json, Wire
@@ -44,7 +45,7 @@ class Annotations(Wire):
     identifier: list[str] = []
     """JSON pointers of arguments that name a thing; two different values never match by similarity."""
     canonicaliser: str | None = None
-    """Name of a per-tool canonicaliser, such as `sql`."""
+    """Name of a per-tool canonicaliser (`cacherl.canonicalisers`), such as `sql`."""
     ttl_s: int | None = Field(default=None, ge=1)
     """Seconds after which a recording is no longer an exact answer."""
     scope: Scope | None = None
@@ -53,6 +54,13 @@ class Annotations(Wire):
     """Tools whose mutations can change one another's results; unknown is the namespace of the name."""
     inferred: dict[str, Json] = {}
     """Evidence for each field that was inferred rather than given."""
+
+    @field_validator("canonicaliser")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in CANONICALISERS:
+            raise ValueError(f"there is no canonicaliser {name!r}; there are {', '.join(CANONICALISERS)}")
+        return name
 
 
 class Function(Wire):

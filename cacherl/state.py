@@ -12,6 +12,7 @@ state. It must never know a tool's name or meaning: the spec's annotations decid
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -22,7 +23,7 @@ from cacherl.tier import CallOutcome, ToolResult
 from cacherl.tool_call import ToolCall, canonical_arguments, exact_key
 from cacherl.tool_spec import Scope, ToolSpec
 
-__all__ = ["Mutation", "State", "advance", "scoped", "scoped_in"]
+__all__ = ["Mutation", "State", "advance", "scoped", "scoped_in", "seen"]
 
 TOKEN_VERSION = 1
 DIGEST_BYTES = 8
@@ -108,27 +109,41 @@ def advance(state: State, call: ToolCall, spec: ToolSpec | None, outcome: CallOu
 
 def scoped(state: State, call: ToolCall, spec: ToolSpec | None) -> bytes | None:
     """Digest (16 bytes) of the earlier mutations in the tool's scope, in their order; None where unknown: then no recording agrees."""
-    scope = (spec.annotations.scope if spec else None) or Scope.GROUP
-    if spec is not None and spec.annotations.reads_state is False:
-        scope = Scope.NONE
-    return scoped_in(scope, state, call, spec)
+    return scoped_in(_scope(spec), state, call, spec)
 
 
 def scoped_in(scope: Scope, state: State, call: ToolCall, spec: ToolSpec | None) -> bytes | None:
     """What `scoped` would be if the tool had this scope."""
+    found = _within(scope, state, call, spec)
+    return None if found is None else _chain(tuple((state.mutations[n].group, state.mutations[n].digest) for n in found))
+
+
+def seen(state: State, call: ToolCall, spec: ToolSpec | None) -> Sequence[int] | None:
+    """Which mutations of the state lie in the tool's scope, by number; None where something unknown does."""
+    return _within(_scope(spec), state, call, spec)
+
+
+def _scope(spec: ToolSpec | None) -> Scope:
+    if spec is not None and spec.annotations.reads_state is False:
+        return Scope.NONE
+    return (spec.annotations.scope if spec else None) or Scope.GROUP
+
+
+def _within(scope: Scope, state: State, call: ToolCall, spec: ToolSpec | None) -> Sequence[int] | None:
     if scope is Scope.NONE:
-        return _chain(())
+        return ()
     if scope is Scope.ALL:
-        return None if state.unknown else _chain(tuple((m.group, m.digest) for m in state.mutations))
+        return None if state.unknown else range(len(state.mutations))
     group = _group(call, spec)
     if group in state.unknown:
         return None
-    within = [m for m in state.mutations if m.group == group]
-    if within and scope is Scope.IDENTIFIER:
+    found = [n for n, mutation in enumerate(state.mutations) if mutation.group == group]
+    if found and scope is Scope.IDENTIFIER:
         mine = frozenset(map(_hashed, identifiers(canonical_arguments(call.arguments, spec), spec)))
         if mine:
-            within = [m for m in within if m.identifiers is None or m.identifiers & mine]
-    return _chain(tuple((m.group, m.digest) for m in within))
+            touched = [state.mutations[n].identifiers for n in found]
+            found = [n for n, hashes in zip(found, touched, strict=True) if hashes is None or hashes & mine]
+    return found
 
 
 def _group(call: ToolCall, spec: ToolSpec | None) -> str:

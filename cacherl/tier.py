@@ -50,6 +50,17 @@ class CallOutcome(StrEnum):
         return None if self in (CallOutcome.UNKNOWN_TOOL, CallOutcome.MALFORMED) else Tier(self.value)
 
 
+class MissReason(StrEnum):
+    """Why a call that no recording answers was not made live either."""
+
+    BUDGET = "budget_used_up"
+    """The run has made as many live calls as it may."""
+    NOT_TRUE = "not_true_live"
+    """The live session lacks an earlier change that this call's result depends on: it was answered from a recording."""
+    UNKNOWN = "unknown_change"
+    """An earlier change that this call's result depends on has no known result."""
+
+
 class EntryRef(Wire):
     """The recording that answered."""
 
@@ -91,6 +102,8 @@ class LookupResult(Wire):
     mutating: bool = False
     age_s: float | None = None
     live: bool = False
+    miss: MissReason | None = None
+    """Mode `fallthrough`: why a miss was not asked live."""
     explain: dict[str, Json] | None = None
 
 

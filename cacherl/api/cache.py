@@ -12,8 +12,9 @@ from cacherl.tool_call import ToolCall
 from cacherl.tool_spec import Annotations, ToolSpec
 from cacherl.wire import Json, Time, Wire
 
-Mode = Literal["replay", "record"]
-"""`replay`: never live; `record`: always live, and stored."""
+Mode = Literal["replay", "record", "fallthrough", "shadow"]
+"""`replay`: never live; `record`: always live, and stored; `fallthrough`: live where nothing recorded answers, and stored; `shadow`: as
+replay, a sampled share also asked live and compared. Every mode but replay needs `live_server`, and the scope to write."""
 Select = Literal["majority", "first", "sample"]
 
 
@@ -23,6 +24,10 @@ class CacheSettings(Wire):
     preset: Preset = "robust"
     live_server: str | None = None
     """Name of a live tool server in the service's configuration; live modes need one."""
+    live_budget: int | None = Field(default=None, ge=0)
+    """How many live calls a run may make in `fallthrough` and `shadow`, unless a request says otherwise; null: as many as it needs."""
+    shadow_share: float = Field(default=0.05, ge=0, le=1)
+    """Mode `shadow`: the share of answered calls that is also asked live."""
     fuzzy_threshold: float = Field(default=0.5, ge=0, le=1)
     """Preset `paper`: the Jaccard threshold (the paper gives none)."""
     fidelity_floor: float = Field(default=0.9, ge=0, le=1)
@@ -77,6 +82,8 @@ class HistoryItem(Wire):
     call: ToolCall
     outcome: CallOutcome
     result: ToolResult
+    live: bool = False
+    """Whether it was answered live, in the episode's session: `live` of its answer. In mode `record` all of them were."""
 
 
 class LineProblem(Wire):
@@ -120,9 +127,9 @@ class LookupItem(Wire):
     calls: list[LookupCall] = Field(min_length=1, max_length=64)
     scenario: str
     state: str | None = None
-    """What the last answer gave back; null is the start."""
+    """What the last answer gave back; null is the start. In a live mode it also tells which calls were live."""
     history: list[HistoryItem] | None = None
-    """Instead of `state`; live modes need it for an episode that was not live so far."""
+    """Instead of `state`."""
     exclude_sources: list[str] = []
     draw: Draw | None = None
     session: str | None = None
@@ -140,6 +147,8 @@ class LookupRequest(Wire):
     select: Select = "majority"
     run: str | None = None
     run_seed: int = 0
+    budget: int | None = Field(default=None, ge=0)
+    """Live calls that the run may make in all; null: as the cache's settings say."""
     explain: bool = False
     items: list[LookupItem] = Field(min_length=1, max_length=1024)
 

@@ -54,6 +54,8 @@ class RolloutCreate(Wire):
     as_of: Time | None = None
     select: Select = "majority"
     mode: Mode = "replay"
+    budget: int | None = Field(default=None, ge=0)
+    """Live calls that the rollout may make in all, in the modes `fallthrough` and `shadow`; null: as the cache's settings say."""
     policy: PolicyVersion
     tasks: list[Task] = Field(min_length=1, max_length=4096)
     group_size: int = Field(default=1, ge=1, le=256)

@@ -34,6 +34,7 @@ class LookupPins(Wire):
     select: Select = "majority"
     run: str | None = None
     run_seed: int = 0
+    budget: int | None = None
     explain: bool = False
 
     def request(self, items: list[LookupItem]) -> LookupRequest:

@@ -27,6 +27,7 @@ from cacherl.api.cache import (
     View,
     ViewCreate,
 )
+from cacherl.api.cache_live import Divergence
 from cacherl.api.common import Page
 from cacherl.client.batching import NOTHING_PINNED, BatchedLookups, LookupPins
 from cacherl.client.service import ServiceClient
@@ -120,6 +121,10 @@ class CacheClient(ServiceClient):
         """What missed most: what to record next."""
         return await self.http.get(f"/v1/caches/{quote(cache, safe='')}/coverage", Coverage, limit=limit)
 
+    async def divergence(self, cache: str) -> Divergence:
+        """How often what was served differed from what the live tools said, by tool and tier: mode `shadow` compares."""
+        return await self.http.get(f"/v1/caches/{quote(cache, safe='')}/divergence", Divergence)
+
 
 class RemoteToolCache:
     """`cacherl.tool_cache.ToolCache` over the cache API, every lookup pinned to the same revision, view and time."""
@@ -134,6 +139,7 @@ class RemoteToolCache:
         select: Select = "majority",
         run: str | None = None,
         run_seed: int = 0,
+        budget: int | None = None,
     ) -> None:
         self.client = client
         self.pins = pins
@@ -146,6 +152,7 @@ class RemoteToolCache:
             "select": select,
             "run": run,
             "run_seed": run_seed,
+            "budget": budget,
         }
 
     async def lookup(self, items: Sequence[LookupItem]) -> list[LookupItemAnswer]:

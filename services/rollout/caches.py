@@ -46,5 +46,12 @@ class RemoteCaches:
         """Lookups over HTTP, each pinned."""
         async with CacheClient(self._url, token, headers=outgoing_headers()) as client:
             yield RemoteToolCache(
-                client, pins, preset=request.preset, mode=request.mode, select=request.select, run=rollout, run_seed=request.seed
+                client,
+                pins,
+                preset=request.preset,
+                mode=request.mode,
+                select=request.select,
+                run=rollout,
+                run_seed=request.seed,
+                budget=request.budget,
             )

@@ -34,8 +34,8 @@ log = structlog.get_logger(__name__)
 
 
 def needed_scopes(request: RolloutCreate) -> frozenset[Scope]:
-    """What playing needs of the caller: recording writes into the cache, replaying only reads."""
-    return frozenset({Scope.CACHE_READ, Scope.CACHE_WRITE} if request.mode == "record" else {Scope.CACHE_READ})
+    """What playing needs of the caller: replaying only reads, every other mode makes live calls and writes into the cache."""
+    return frozenset({Scope.CACHE_READ} if request.mode == "replay" else {Scope.CACHE_READ, Scope.CACHE_WRITE})
 
 
 class Play:

@@ -12,14 +12,14 @@ RUN python3 -m venv /opt/venv
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt,required=false \
-    mkdir cacherl && /opt/venv/bin/pip install -c constraints.txt ".[service,report]"
+    mkdir cacherl && /opt/venv/bin/pip install -c constraints.txt ".[service,report,mcp]"
 
 FROM service-libraries AS trainer-libraries
 ARG TORCH_INDEX=
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt,required=false \
     /opt/venv/bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0 \
- && /opt/venv/bin/pip install -c constraints.txt ".[service,report,trainer]"
+ && /opt/venv/bin/pip install -c constraints.txt ".[service,report,mcp,trainer]"
 
 FROM service-libraries AS wheel
 WORKDIR /src

@@ -38,6 +38,8 @@ class ProxyConfig(Wire):
     run: str | None = None
     """Names the sessions' recordings in live modes; null: one of this process."""
     run_seed: int = 0
+    budget: int | None = Field(default=None, ge=0)
+    """Live calls that the run may make in all; null: as the cache's settings say."""
     explain: bool = False
     names: NameRule = NameRule.MCP
     episode: EpisodeName = EpisodeName()

@@ -174,6 +174,7 @@ class Proxy:
             select=config.select,
             run=self.run,
             run_seed=config.run_seed,
+            budget=config.budget,
             explain=config.explain,
         )
 

@@ -51,3 +51,15 @@ async def test_recording_and_looking_up(
     assert "100 EUR" in answers[0], "before any transfer"
     assert "70 EUR" in answers[2], "after the recorded transfer"
     assert "not exact: the state is unknown" in said
+
+
+async def test_an_mcp_client(settings: ServiceSettings, serve: Callable[..., Awaitable[httpx2.AsyncClient]], api_key: Callable[..., str]):
+    key = api_key()
+    http = await serve(create(CacheSettings(**settings.model_dump())), key)
+    address = {"CACHERL_KEY": key, "CACHERL_CACHE_API_URL": str(http.base_url).rstrip("/"), "PYTHONPATH": str(ROOT)}
+    assert "3 calls stored" in await asyncio.to_thread(example, "mcp_client.py", "--record", **address)
+    said = (await asyncio.to_thread(example, "mcp_client.py", **address)).splitlines()
+    assert [line.split(":")[0] for line in said[:2]] == ["parcel.redirect", "parcel.track"]
+    assert [line.split()[0] for line in said[2:]] == ["exact", "exact", "exact", "miss", "miss"]
+    assert "Oslo" in said[2]
+    assert "Bergen" in said[4]

@@ -23,6 +23,8 @@ from cacherl.wire import Json, Wire
 
 KEY_VERSION = 1
 MAX_DEPTH = 64
+MAX_TEXT = 500_000
+"""Characters of one text: more is no argument of a call but a mistake."""
 
 
 class ToolCall(Wire):
@@ -44,11 +46,13 @@ Path = tuple["Path", str | int] | None
 
 
 def canonical(value: Any, path: Path = None, depth: int = 0) -> Any:
-    """The canonical form of a JSON value. Raises `DataError` for NaN, Infinity, non-JSON types and nesting deeper than 64."""
+    """The canonical form of a JSON value. Raises `DataError` for NaN, Infinity, non-JSON types, nesting deeper than 64 and texts beyond `MAX_TEXT`."""
     if depth > MAX_DEPTH:
         raise _refused(f"nested deeper than {MAX_DEPTH}", path)
     kind = type(value)
     if kind is str:
+        if len(value) > MAX_TEXT:
+            raise _refused(f"longer than {MAX_TEXT} characters", path)
         return value.strip() if value.isascii() else _text(value, path).strip()
     if kind is int or kind is bool or value is None:
         return value
@@ -72,9 +76,11 @@ def _canonical_object(value: dict[Any, Any], path: Path, depth: int) -> dict[str
     for key, inner in value.items():
         if not isinstance(key, str):
             raise _refused("object keys are strings", path)
+        if len(key) > MAX_TEXT:
+            raise _refused(f"a key is longer than {MAX_TEXT} characters", path)
         name = key if key.isascii() else _text(key, path)
         if name in named:
-            raise _refused(f"two keys are both {name!r}", path)
+            raise _refused(f"two keys are both {name[:80]!r}", path)
         named[name] = canonical(inner, (path, name), depth + 1)
     return {name: named[name] for name in sorted(named)} if len(named) > 1 else named
 

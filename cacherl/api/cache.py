@@ -71,7 +71,7 @@ class EntryLine(Wire):
     scenario: str
     history: list["HistoryItem"] = []
     source: str
-    step: int
+    step: int = Field(ge=0, lt=1 << 31)
     task: str | None = None
     recorded_at: Time | None = None
 
@@ -140,7 +140,7 @@ class LookupRequest(Wire):
     """One or many turns to answer, pinned."""
 
     preset: Preset | None = None
-    revision: int | None = None
+    revision: int | None = Field(default=None, ge=0, lt=1 << 63)
     view: str | None = None
     as_of: Time | None = None
     mode: Mode = "replay"

@@ -113,7 +113,7 @@ def ask(
     made.scoped_state = scoped(state, made.stated, spec)
     made.faults = tool.spec.refusals(made.arguments)
     if tool.spec.annotations.ttl_s is not None:
-        made.not_before = as_of - timedelta(seconds=tool.spec.annotations.ttl_s)
+        made.not_before = _before(as_of, tool.spec.annotations.ttl_s)
     made.exact = view.calibrated.get((call.name, Tier.EXACT))
     made.fuzzy = _earned(view.calibrated.get((call.name, Tier.FUZZY)))
     made.best_effort = _earned(view.calibrated.get((call.name, Tier.BEST_EFFORT)))
@@ -123,6 +123,14 @@ def ask(
 def excluded_json(item: LookupItem) -> str:
     """The leak guard of an item, as the statements take it."""
     return to_json(sorted(set(item.exclude_sources))).decode()
+
+
+def _before(as_of: datetime, seconds: int) -> datetime | None:
+    """That long before; None where the calendar has no such day, and so nothing older."""
+    try:
+        return as_of - timedelta(seconds=seconds)
+    except OverflowError:
+        return None
 
 
 def _earned(found: ToolCalibration | None) -> ToolCalibration | None:

@@ -21,9 +21,12 @@ from cacherl.tool_spec import ToolSpec
 from cacherl.trajectory import Trajectory
 from services.cache_api.event import Event, Track, schema_hash
 from services.cache_api.redact import Redactor
+from services.cache_api.schemas import refuse_no_schema
 from services.kit.problems import pointer, reason
 
 MAX_ERRORS_PER_LINE = 10
+MAX_NAME = 500
+"""Characters of what names a source, scenario, task or tool: they stand in indexes."""
 KEPT_SPECS = 4_096
 """How many specs of earlier lines are kept in memory."""
 
@@ -98,6 +101,8 @@ class Reader:
         specs = {spec.name: spec for spec in trajectory.tools}
         hashes: dict[str, str | None] = {name: self._hash(spec) for name, spec in specs.items()}
         for name, spec in specs.items():
+            if (name, hashes[name]) not in self.found:
+                refuse_no_schema(spec, f"/tools/{trajectory.tools.index(spec)}", number)
             self.found[name, hashes[name]] = spec
         track = Track(trajectory.id, trajectory.scenario, trajectory.task_id)
         step = 0
@@ -166,5 +171,7 @@ def _refuse_unstorable(track: Track, number: int) -> None:
 
 
 def _refuse_text(text: str, where: str, number: int) -> None:
+    if len(text) > MAX_NAME:
+        raise DataError(f"The text is longer than {MAX_NAME} characters.", line=number, pointer=where)
     if "\0" in text or (not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)):
         raise DataError("The text holds a character that cannot be stored.", line=number, pointer=where)

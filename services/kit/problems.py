@@ -12,7 +12,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from psycopg import OperationalError
+from psycopg import DataError, OperationalError
 from psycopg_pool import PoolTimeout
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -135,6 +135,12 @@ async def on_database_away(request: Request, error: Exception) -> Response:
     return problem_response(away.problem(request.url.path), {"Retry-After": "1"})
 
 
+async def on_no_value(request: Request, error: Exception) -> Response:
+    """A value that no column can hold, such as a text with NUL in it or a number beyond 64 bits, that no schema refused before."""
+    log.warning("value refused by the database", action="no_value", error=type(error).__name__)
+    return problem_response(InputError("The request holds a value that nothing here can have.").problem(request.url.path))
+
+
 async def on_disconnect(request: Request, error: Exception) -> Response:
     """The caller hung up while it was sending: nobody reads this, the log line has the status."""
     return Response(status_code=CLIENT_CLOSED)
@@ -151,6 +157,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_status)
     app.add_exception_handler(OperationalError, on_database_away)
+    app.add_exception_handler(DataError, on_no_value)
     app.add_exception_handler(PoolTimeout, on_database_away)
     app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(Exception, on_unexpected)

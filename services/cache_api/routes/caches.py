@@ -12,6 +12,7 @@ from services.cache_api.embed import DIMENSION, refuse_dimension
 from services.cache_api.event import schema_hash
 from services.cache_api.learning import given_with, view_tools
 from services.cache_api.parts import Parts, PartsOf, Reader, Writer
+from services.cache_api.schemas import refuse_bad_tools
 from services.cache_api.store import queries
 from services.kit.idempotency import IdempotencyKey, once
 from services.kit.identifiers import new_id
@@ -25,6 +26,7 @@ router = APIRouter(prefix="/v1/caches", tags=["caches"])
 async def create_cache(request: Request, body: CacheCreate, caller: Writer, parts: PartsOf, key: IdempotencyKey = None) -> Response:
     """A cache is empty at revision 0 and reads through its first view, which knows the tools given here."""
     refuse_unknown_server(body, parts)
+    refuse_bad_tools(body.tools)
     async with parts.database.tenant(caller.tenant) as connection:
 
         async def act() -> tuple[int, dict[str, Any]]:

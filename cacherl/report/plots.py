@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import Any, Literal
 
 import matplotlib
@@ -82,7 +83,7 @@ def _success(axes: Axes, report: Report) -> bool:
             shown = True
             xs = [i + (number - 1) * 0.26 for i, _ in points]
             _bars(axes, xs, [ci for _, ci in points], colour, label)
-    axes.set_xticks(range(len(rows)), [NAMES[row] for row, _ in rows])
+    axes.set_xticks(range(len(rows)), ["\n".join(wrap(NAMES[row], 14)) for row, _ in rows])
     axes.set_ylim(0, 1)
     axes.set_ylabel("success, 95 % interval")
     _legend(axes, loc="upper left")
@@ -153,12 +154,15 @@ def _loss(axes: Axes, report: Report) -> bool:
 
 
 def _curve(axes: Axes, report: Report) -> bool:
-    points = [(p["coverage"], p["false_hit_rate"]) for p in report.cache.curve]
-    if points:
-        axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=BLUE, markersize=3)
+    points = report.cache.curve
+    for field, label, colour in (("false_hit_rate", "measured", BLUE), ("bound", "95 % upper bound", ORANGE)):
+        found = [(p["coverage"], p[field]) for p in points if p.get(field) is not None]
+        if found:
+            axes.plot([x for x, _ in found], [y for _, y in found], "o-", color=colour, markersize=3, label=label, clip_on=False)
     axes.set_xlabel("coverage: share of calls answered")
-    axes.set_ylabel("false hits ÷ hits")
-    axes.set_ylim(bottom=0)
+    axes.set_ylabel("false hits ÷ replayed calls")
+    axes.set_ylim(0, max([0.001, *(1.1 * p.get("bound", p["false_hit_rate"]) for p in points)]))
+    _legend(axes)
     return bool(points)
 
 

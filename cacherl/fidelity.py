@@ -106,6 +106,8 @@ class Measured:
     preset: Preset
     answers: list[Answered]
     calibration: Calibration | None
+    specs: Mapping[str, ToolSpec]
+    """The cache's tools with the annotations that it learned."""
 
     def report(self) -> FidelityReport:
         """Counts and rates."""
@@ -175,7 +177,7 @@ async def measure(
             results = await _look_up(client, pins, preset, batch)
             answers += [judge.answered(call, result) for call, result in zip(batch, results, strict=True)]
             tell(f"{len(answers)} of {len(calls)} calls replayed")
-    return Measured(preset, answers, calibration)
+    return Measured(preset, answers, calibration, specs)
 
 
 @asynccontextmanager

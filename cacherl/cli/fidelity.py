@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from cacherl.api.cache import Calibration, CalibrationCreate
 from cacherl.cli.output import print_json, print_table, speaks_plainly
@@ -144,8 +144,10 @@ def read_annotations(path: Path) -> dict[str, Annotations]:
     """Annotations by tool name. Errors: `UsageError` where the file is not such an object."""
     try:
         return TypeAdapter(dict[str, Annotations]).validate_json(path.read_bytes())
-    except ValueError as error:
-        raise UsageError(f"{path} is not a JSON object of annotations by tool name: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UsageError(f"{path} is not a JSON object of annotations by tool name: {where}: {first['msg']}") from error
 
 
 def _imported(paths: list[Path]) -> list[Trajectory]:

@@ -70,52 +70,65 @@ select answer from cache.batches where cache_id = %(cache)s and id = %(batch)s;
 insert into cache.batches (cache_id, id, revision, answer) values (%(cache)s, %(batch)s, %(revision)s, %(answer)s::json);
 
 -- name: insert_entries
--- What is there already, by source and step, stays as it is.
+-- What is there already, by source and step, stays as it is. Columns come as JSON arrays, bytes in hexadecimal: the driver's own arrays cost
+-- more than everything else of an ingestion.
 insert into cache.entries (id, cache_id, tool, arguments, result, is_error, scenario, source, step, task, history, schema_hash, content_hash,
   recorded_at, revision)
-select q.id, %(cache)s, q.tool, q.arguments::json, q.result::json, q.is_error, q.scenario, q.source, q.step, q.task, q.history, q.schema_hash,
-  q.content_hash, q.recorded_at, %(revision)s
-from unnest(%(id)s::text[], %(tool)s::text[], %(arguments)s::text[], %(result)s::text[], %(is_error)s::boolean[], %(scenario)s::text[],
-  %(source)s::text[], %(step)s::integer[], %(task)s::text[], %(history)s::bytea[], %(schema_hash)s::text[], %(content_hash)s::bytea[],
-  %(recorded_at)s::timestamptz[])
+select q.id, %(cache)s, q.tool, q.arguments::json, q.result::json, q.is_error::boolean, q.scenario, q.source, q.step::integer, q.task,
+  decode(q.history, 'hex'), q.schema_hash, decode(q.content_hash, 'hex'), q.recorded_at::timestamptz, %(revision)s
+from rows from (json_array_elements_text(%(id)s::json), json_array_elements_text(%(tool)s::json), json_array_elements_text(%(arguments)s::json),
+  json_array_elements_text(%(result)s::json), json_array_elements_text(%(is_error)s::json), json_array_elements_text(%(scenario)s::json),
+  json_array_elements_text(%(source)s::json), json_array_elements_text(%(step)s::json), json_array_elements_text(%(task)s::json),
+  json_array_elements_text(%(history)s::json), json_array_elements_text(%(schema_hash)s::json), json_array_elements_text(%(content_hash)s::json),
+  json_array_elements_text(%(recorded_at)s::json))
   as q(id, tool, arguments, result, is_error, scenario, source, step, task, history, schema_hash, content_hash, recorded_at)
 on conflict (cache_id, source, step) do nothing
 returning id;
 
 -- name: contradicted
 -- Of entries that were there already, those that said something else.
-select q.n - 1 as n from unnest(%(source)s::text[], %(step)s::integer[], %(content_hash)s::bytea[]) with ordinality as q(source, step, content_hash, n)
-join cache.entries e on e.cache_id = %(cache)s and e.source = q.source and e.step = q.step
-where e.content_hash <> q.content_hash;
+select q.n - 1 as n
+from rows from (json_array_elements_text(%(source)s::json), json_array_elements_text(%(step)s::json), json_array_elements_text(%(content_hash)s::json))
+  with ordinality as q(source, step, content_hash, n)
+join cache.entries e on e.cache_id = %(cache)s and e.source = q.source and e.step = q.step::integer
+where e.content_hash <> decode(q.content_hash, 'hex');
 
 -- name: insert_links
 insert into cache.histories (cache_id, id, parent, tool, arguments, outcome, is_error, transient, mentions)
-select %(cache)s, q.id, q.parent, q.tool, q.arguments::json, q.outcome, q.is_error, q.transient, array(select json_array_elements_text(q.mentions::json))
-from unnest(%(id)s::bytea[], %(parent)s::bytea[], %(tool)s::text[], %(arguments)s::text[], %(outcome)s::text[], %(is_error)s::boolean[],
-  %(transient)s::boolean[], %(mentions)s::text[]) as q(id, parent, tool, arguments, outcome, is_error, transient, mentions)
+select %(cache)s, decode(q.id, 'hex'), decode(q.parent, 'hex'), q.tool, q.arguments::json, q.outcome, q.is_error::boolean, q.transient::boolean,
+  array(select json_array_elements_text(q.mentions::json))
+from rows from (json_array_elements_text(%(id)s::json), json_array_elements_text(%(parent)s::json), json_array_elements_text(%(tool)s::json),
+  json_array_elements_text(%(arguments)s::json), json_array_elements_text(%(outcome)s::json), json_array_elements_text(%(is_error)s::json),
+  json_array_elements_text(%(transient)s::json), json_array_elements_text(%(mentions)s::json))
+  as q(id, parent, tool, arguments, outcome, is_error, transient, mentions)
 on conflict (id, cache_id) do nothing;
 
 -- name: insert_keys
 insert into cache.entry_keys (cache_id, view, entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error, transient,
   schema_hash, recorded_at, revision, embedding)
-select %(cache)s, %(view)s, q.entry, q.tool, q.key, q.identity, q.scoped_state, q.scenario, q.source, q.task, q.result_digest, q.is_error,
-  q.transient, q.schema_hash, q.recorded_at, q.revision, q.embedding::halfvec
-from unnest(%(entry)s::text[], %(tool)s::text[], %(key)s::bytea[], %(identity)s::bytea[], %(scoped_state)s::bytea[], %(scenario)s::text[],
-  %(source)s::text[], %(task)s::text[], %(result_digest)s::bytea[], %(is_error)s::boolean[], %(transient)s::boolean[], %(schema_hash)s::text[],
-  %(recorded_at)s::timestamptz[], %(revision)s::bigint[], %(embedding)s::text[])
+select %(cache)s, %(view)s, q.entry, q.tool, decode(q.key, 'hex'), decode(q.identity, 'hex'), decode(q.scoped_state, 'hex'), q.scenario, q.source,
+  q.task, decode(q.result_digest, 'hex'), q.is_error::boolean, q.transient::boolean, q.schema_hash, q.recorded_at::timestamptz, q.revision::bigint,
+  q.embedding::halfvec
+from rows from (json_array_elements_text(%(entry)s::json), json_array_elements_text(%(tool)s::json), json_array_elements_text(%(key)s::json),
+  json_array_elements_text(%(identity)s::json), json_array_elements_text(%(scoped_state)s::json), json_array_elements_text(%(scenario)s::json),
+  json_array_elements_text(%(source)s::json), json_array_elements_text(%(task)s::json), json_array_elements_text(%(result_digest)s::json),
+  json_array_elements_text(%(is_error)s::json), json_array_elements_text(%(transient)s::json), json_array_elements_text(%(schema_hash)s::json),
+  json_array_elements_text(%(recorded_at)s::json), json_array_elements_text(%(revision)s::json), json_array_elements_text(%(embedding)s::json))
   as q(entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error, transient, schema_hash, recorded_at, revision,
     embedding)
 on conflict (entry, view, cache_id) do nothing;
 
 -- name: conflicting
--- Of these new entries, those whose full key had another result before them.
-select count(*) as conflicting
-from unnest(%(entry)s::text[], %(key)s::bytea[], %(scoped_state)s::bytea[], %(scenario)s::text[], %(result_digest)s::bytea[])
-  as q(entry, key, scoped_state, scenario, result_digest)
-where exists (
-  select from cache.entry_keys o
-  where o.cache_id = %(cache)s and o.view = %(view)s and o.key = q.key and o.scoped_state = q.scoped_state and o.scenario = q.scenario
-    and o.result_digest <> q.result_digest and (o.revision < %(revision)s or o.entry < q.entry));
+-- Of these new entries, those whose full key had another result before them. A scalar subquery: the planner can only look each key up, never
+-- join the whole view.
+select count((
+  select 1 from cache.entry_keys o
+  where o.cache_id = %(cache)s and o.view = %(view)s and o.key = decode(q.key, 'hex') and o.scoped_state = decode(q.scoped_state, 'hex')
+    and o.scenario = q.scenario and o.result_digest <> decode(q.result_digest, 'hex') and (o.revision < %(revision)s or o.entry < q.entry)
+  limit 1)) as conflicting
+from rows from (json_array_elements_text(%(entry)s::json), json_array_elements_text(%(key)s::json), json_array_elements_text(%(scoped_state)s::json),
+  json_array_elements_text(%(scenario)s::json), json_array_elements_text(%(result_digest)s::json))
+  as q(entry, key, scoped_state, scenario, result_digest);
 
 -- name: exact_robust
 -- The full key, grouped by result; the excluded sources are left out before anything is counted. `fresh`: within the tool's ttl.

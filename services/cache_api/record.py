@@ -167,41 +167,54 @@ class Recorder:
         if locked is None or present is None or (locked["view"], present["version"]) != (view.id, view.version):
             raise MovedError
         revision = locked["revision"] + 1
-        stored, conflicting, refused = await _insert(connection, view, blocks, revision)
-        if atomic and refused:
-            for number in refused:
+        done = await _insert(connection, view, blocks, revision)
+        if atomic and done.contradicting:
+            for number in done.contradicting:
                 intake.refuse(_contradiction(number))
             raise _refused_lines(intake)
         if added:
             await store.add_view_tools(connection, view.id, cache, added, revision)
             await connection.execute(queries.grow_view, {"view": view.id})
         await store.keep_tools(connection, cache, _kept_specs(intake.reader.found, added), revision)
-        revision = revision if stored or added else locked["revision"]
-        await connection.execute(queries.move_cache, {"cache": cache, "revision": revision, "stored": stored})
-        answer = _answer(intake, blocks, stored, conflicting, refused, revision)
+        revision = revision if done.stored or added else locked["revision"]
+        await connection.execute(queries.move_cache, {"cache": cache, "revision": revision, "stored": done.stored})
+        answer = _answer(intake, done, revision)
         await connection.execute(
             queries.commit_batch, {"cache": cache, "batch": intake.batch, "revision": revision, "answer": answer.model_dump_json()}
         )
         return answer.model_dump(mode="json")
 
 
-async def _insert(connection: AsyncRows, view: View, blocks: Spool, revision: int) -> tuple[int, int, list[int]]:
-    stored, conflicting, refused = 0, 0, []
+@dataclass
+class Inserted:
+    """What the blocks of a batch did."""
+
+    entries: int = 0
+    stored: int = 0
+    conflicting: int = 0
+    contradicting: list[int] = field(default_factory=list)
+    """Lines."""
+
+
+async def _insert(connection: AsyncRows, view: View, blocks: Spool, revision: int) -> Inserted:
+    done = Inserted()
     for line in blocks.read():
-        more = await store.insert_block(connection, view.cache, view.id, Block.load(line), revision)
-        stored, conflicting, refused = stored + more[0], conflicting + more[1], refused + more[2]
-    return stored, conflicting, refused
+        read = Block.load(line)
+        stored, conflicting, contradicting = await store.insert_block(connection, view.cache, view.id, read, revision)
+        done.entries, done.stored, done.conflicting = done.entries + len(read), done.stored + stored, done.conflicting + conflicting
+        done.contradicting += contradicting
+    return done
 
 
-def _answer(intake: Intake, blocks: Spool, stored: int, conflicting: int, contradictions: list[int], revision: int) -> Ingested:
-    entries = sum(len(Block.load(line)) for line in blocks.read())
+def _answer(intake: Intake, done: Inserted, revision: int) -> Ingested:
+    contradictions = done.contradicting
     problems = [*intake.problems, *map(_contradiction, contradictions)][:KEPT_PROBLEMS]
     return Ingested(
         batch=intake.batch,
         read=intake.read,
-        stored=stored,
-        duplicate=entries - stored - len(contradictions),
-        conflicting=conflicting,
+        stored=done.stored,
+        duplicate=done.entries - done.stored - len(contradictions),
+        conflicting=done.conflicting,
         refused=problems,
         refused_total=intake.refused + len(contradictions),
         revision=revision,

@@ -3,7 +3,7 @@
 A spool holds lines; small ones stay in memory. A block is up to `BLOCK` entries as columns, the form in which they are inserted.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -64,7 +64,7 @@ class Block:
 
     def dump(self) -> bytes:
         """As a line."""
-        return to_json([self.entries, self.keys, self.links], bytes_mode="base64")
+        return to_json([self.entries, self.keys, self.links])
 
     @classmethod
     def load(cls, line: bytes) -> "Block":
@@ -73,22 +73,21 @@ class Block:
 
 
 BYTES = ("key", "identity", "scoped_state", "result_digest", "content_hash", "history")
-LINK_BYTES = ("id", "parent")
 
 
 def block(rows: list[Keyed]) -> Block:
-    """Rows as columns. Bytes are hexadecimal, so that they pass through JSON; `Block.load` gives them as they were."""
+    """Rows as columns. Bytes are hexadecimal, so that they pass through JSON, here and on their way into the database."""
     links = {row.id: row for keyed in rows for row in keyed.links}
     return Block(
         _columns([row.entry for row in rows], EntryRow, BYTES),
-        _columns([row.key for row in rows], KeyRow, BYTES, without=("text",)),
+        key_columns([row.key for row in rows]),
         link_columns(links.values()),
     )
 
 
 def key_columns(rows: list[KeyRow]) -> Columns:
-    """Key rows as columns with bytes as bytes."""
-    return _columns(rows, KeyRow, (), without=("text",))
+    """Key rows as columns."""
+    return _columns(rows, KeyRow, BYTES, without=("text",))
 
 
 def link_columns(links: Iterable[Link]) -> Columns:
@@ -116,9 +115,3 @@ def _columns(rows: list[Any], kind: type, hexadecimal: tuple[str, ...], without:
 
 def _hex(value: bytes | None) -> str | None:
     return value.hex() if value is not None else None
-
-
-def with_bytes(columns: Columns, names: tuple[str, ...]) -> Columns:
-    """Columns whose hexadecimal ones are bytes again."""
-    decode: Callable[[str | None], bytes | None] = lambda text: bytes.fromhex(text) if text is not None else None  # noqa: E731
-    return {name: [decode(item) for item in column] if name in names else column for name, column in columns.items()}

@@ -14,7 +14,7 @@ from cacherl.errors import NotFoundError
 from cacherl.tier import CallOutcome
 from cacherl.tool_spec import Annotations, ToolSpec
 from services.cache_api.event import Link
-from services.cache_api.spool import BYTES, LINK_BYTES, Block, Columns, with_bytes
+from services.cache_api.spool import Block, Columns
 from services.cache_api.view import View, ViewTool
 from services.kit.postgres import AsyncRows, load_queries
 
@@ -104,22 +104,28 @@ async def keep_tools(connection: AsyncRows, cache: str, specs: dict[tuple[str, s
 
 async def insert_block(connection: AsyncRows, cache: str, view: str, block: Block, revision: int) -> tuple[int, int, list[int]]:
     """(stored, conflicting, lines that contradict what is stored): entries that are there already by source and step stay as they are."""
-    entries = with_bytes(block.entries, BYTES)
-    lines = entries.pop("line")
-    inserted = {found["id"] for found in await rows(connection, queries.insert_entries, {**entries, "cache": cache, "revision": revision})}
+    entries = {name: column for name, column in block.entries.items() if name != "line"}
+    written = {**documents(entries), "cache": cache, "revision": revision}
+    inserted = {found["id"] for found in await rows(connection, queries.insert_entries, written)}
     old = [index for index, name in enumerate(entries["id"]) if name not in inserted]
     contradicted: list[int] = []
     if old:
-        wanted = {name: [entries[name][index] for index in old] for name in ("source", "step", "content_hash")}
-        contradicted = [lines[old[found["n"]]] for found in await rows(connection, queries.contradicted, {**wanted, "cache": cache})]
+        wanted = documents({name: [entries[name][index] for index in old] for name in ("source", "step", "content_hash")})
+        found = await rows(connection, queries.contradicted, {**wanted, "cache": cache})
+        contradicted = [block.entries["line"][old[row["n"]]] for row in found]
     if not inserted:
         return 0, 0, contradicted
     await insert_links(connection, cache, block.links)
-    keys = _only(with_bytes(block.keys, BYTES), inserted)
+    keys = _only(block.keys, inserted)
     await insert_keys(connection, cache, view, keys, revision)
-    wanted = {name: keys[name] for name in ("entry", "key", "scoped_state", "scenario", "result_digest")}
+    wanted = documents({name: keys[name] for name in ("entry", "key", "scoped_state", "scenario", "result_digest")})
     counted = await row(connection, queries.conflicting, {**wanted, "cache": cache, "view": view, "revision": revision})
     return len(inserted), counted["conflicting"] if counted else 0, contradicted
+
+
+def documents(columns: Columns) -> Row:
+    """Columns as the inserting statements take them: each a JSON array."""
+    return {name: to_json(column).decode() for name, column in columns.items()}
 
 
 def _only(keys: Columns, entries: set[str]) -> Columns:
@@ -130,13 +136,13 @@ def _only(keys: Columns, entries: set[str]) -> Columns:
 async def insert_keys(connection: AsyncRows, cache: str, view: str, keys: Columns, revision: int | list[int]) -> None:
     """Keys of entries in a view."""
     revisions = [revision] * len(keys["entry"]) if isinstance(revision, int) else revision
-    await connection.execute(queries.insert_keys, {**keys, "cache": cache, "view": view, "revision": revisions})
+    await connection.execute(queries.insert_keys, {**documents({**keys, "revision": revisions}), "cache": cache, "view": view})
 
 
 async def insert_links(connection: AsyncRows, cache: str, links: Columns) -> None:
     """Histories; those that are there already are the same by content."""
     if links["id"]:
-        await connection.execute(queries.insert_links, {**with_bytes(links, LINK_BYTES), "cache": cache})
+        await connection.execute(queries.insert_links, {**documents(links), "cache": cache})
 
 
 def link_of(found: Row) -> Link:

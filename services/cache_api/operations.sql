@@ -47,6 +47,8 @@ with erased as (
   delete from cache.entry_keys k using erased where k.cache_id = %(cache)s and k.entry = erased.id returning k.key
 ), missed as (
   delete from cache.misses m using keys where m.cache_id = %(cache)s and m.key = keys.key
+), compared as (
+  update cache.live_divergence d set example = null from erased where d.cache_id = %(cache)s and d.example ->> 'entry' = erased.id
 )
 select count(*) as erased from erased;
 
@@ -222,3 +224,8 @@ update cache.caches set revision = %(revision)s, entries = %(entries)s, erased =
 -- name: is_readable
 -- Whether a revision is still what it was.
 select not (%(revision)s::bigint <@ erased) as readable from cache.caches where id = %(cache)s;
+
+-- name: compared
+-- By tool: how many answers were compared with live ones, and how many differed.
+select tool, sum(compared)::bigint as compared, sum(diverged)::bigint as diverged from cache.live_divergence
+where cache_id = %(cache)s group by tool;

@@ -30,7 +30,7 @@ from cacherl.api.cache import (
 from cacherl.api.cache_live import Divergence
 from cacherl.api.common import Page
 from cacherl.client.batching import NOTHING_PINNED, BatchedLookups, LookupPins
-from cacherl.client.service import ServiceClient
+from cacherl.client.cache_operations import CacheOperations
 from cacherl.tier import Preset
 from cacherl.tool_cache import CachePins
 from cacherl.tool_spec import Annotations
@@ -38,7 +38,7 @@ from cacherl.tool_spec import Annotations
 Line = bytes | dict[str, Any] | BaseModel
 
 
-class CacheClient(ServiceClient):
+class CacheClient(CacheOperations):
     """Speaks to the cache API: `async with CacheClient(url, key) as cache: …`."""
 
     async def create(self, cache: CacheCreate, *, key: str | None = None) -> Cache:

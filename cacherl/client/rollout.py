@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import orjson
+
 from cacherl.api.common import Accepted, Page
 from cacherl.api.rollout import EngineStatus, Policy, PolicyPublish, Rollout, RolloutCreate
 from cacherl.client.service import ServiceClient
 from cacherl.episode import Episode
 from cacherl.errors import EngineError
 from cacherl.jobs import JobState
+
+EPISODE_SCHEMA = "cacherl.episode/1"
 
 
 class RolloutClient(ServiceClient):
@@ -31,6 +35,20 @@ class RolloutClient(ServiceClient):
         async for line in self.http.lines(f"/v1/rollouts/{rollout}/episodes", after=after):
             if line:
                 yield Episode.model_validate_json(line)
+
+    async def touched(self, entry: str) -> AsyncIterator[bytes]:
+        """Lines of the episodes that a cache entry answered, with the tool and task lines that they need: the file format, to be re-scored."""
+        after: str | None = None
+        while True:
+            last = after
+            async for line in self.http.lines("/v1/episodes", entry=entry, after=after, limit=1000):
+                if line:
+                    yield line
+                    head = orjson.loads(line)
+                    last = head["id"] if head["schema"] == EPISODE_SCHEMA else last
+            if last == after:
+                return
+            after = last
 
     async def cancel(self, rollout: str) -> Rollout:
         """Stops it; finished episodes are kept."""

@@ -73,14 +73,25 @@ class Transport:
         """DELETE; what is gone already is an error like any other."""
         await self._send("DELETE", path)
 
-    async def stream_up(self, path: str, lines: AsyncIterable[bytes], answer: type[M], **params: Any) -> M:
-        """POST NDJSON from a stream. Not retried: give a batch id and call again."""
+    async def stream_up(
+        self,
+        path: str,
+        lines: AsyncIterable[bytes],
+        answer: type[M],
+        *,
+        content_type: str = "application/x-ndjson",
+        within_s: float | None = None,
+        **params: Any,
+    ) -> M:
+        """POST from a stream. Not retried: give a batch id and call again. `within_s`: how long the answer may take after the last byte."""
+        timeout = self._client.timeout if within_s is None else httpx2.Timeout(within_s, connect=5.0)
         try:
             response = await self._client.post(
                 path,
                 content=lines,
                 params=_given(params),
-                headers={"Content-Type": "application/x-ndjson"},
+                headers={"Content-Type": content_type},
+                timeout=timeout,
             )
         except httpx2.TransportError as error:
             raise self._away(error) from error
@@ -93,6 +104,16 @@ class Transport:
 
     async def lines(self, path: str, *, headers: Mapping[str, str] | None = None, **params: Any) -> AsyncIterator[bytes]:
         """GET a stream line by line; ends when the service ends it. Errors: `ServiceError` when it breaks off."""
+        rest = b""
+        async for chunk in self.chunks(path, headers=headers, **params):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                yield line
+        if rest:
+            yield rest
+
+    async def chunks(self, path: str, *, headers: Mapping[str, str] | None = None, **params: Any) -> AsyncIterator[bytes]:
+        """GET a stream as it comes. Errors: `ServiceError` when it breaks off."""
         wanted = _given(params)
         try:
             async with self._client.stream(
@@ -101,13 +122,8 @@ class Transport:
                 if response.status_code >= 400:
                     await response.aread()
                     self._raise_problem(response)
-                rest = b""
                 async for chunk in response.aiter_bytes():
-                    *whole, rest = (rest + chunk).split(b"\n")
-                    for line in whole:
-                        yield line
-                if rest:
-                    yield rest
+                    yield chunk
         except httpx2.TransportError as error:
             raise self._away(error) from error
 

@@ -56,9 +56,9 @@ async def follow(parts: Parts, tenant: str, rollout: str, after: int, *, headers
             await bell.wait(parts.settings.poll_s)
 
 
-async def found(parts: Parts, tenant: str, query: str, values: Row, limit: int) -> AsyncIterator[bytes]:
-    """At most `limit` episodes that a query finds, with their headers."""
-    lines, after = Lines(headers=True), 0
+async def found(parts: Parts, tenant: str, query: str, values: Row, limit: int, after: int = 0) -> AsyncIterator[bytes]:
+    """At most `limit` episodes that a query finds from position `after` on, with their headers."""
+    lines = Lines(headers=True)
     while limit > 0:
         async with parts.database.tenant(tenant) as connection:
             page = await store.rows(connection, getattr(queries, query), values | {"after": after, "limit": min(PAGE, limit)})

@@ -61,6 +61,9 @@ insert into rollout.episode_entries (entry, episode) select * from unnest(%(entr
 -- name: episode_seq
 select seq from rollout.episodes where rollout = %(rollout)s and id = %(id)s;
 
+-- name: episode_position
+select seq from rollout.episodes where id = %(id)s;
+
 -- name: episodes_after
 select seq, task, ids, logprobs, body from rollout.episodes where rollout = %(rollout)s and seq > %(after)s order by seq limit %(limit)s;
 

@@ -141,17 +141,28 @@ async def find_episodes(
     entry: Annotated[str | None, Query(max_length=128, description="Id of a cache entry that answered them.")] = None,
     id: Annotated[list[str] | None, Query(description="Ids of episodes.")] = None,
     limit: Limit = 1000,
+    after: Annotated[str | None, Query(max_length=64, description="Id of the last episode that was received.")] = None,
 ) -> StreamingResponse:
     """Episodes that a cache entry touched, or by id, with the tool and task lines that they need."""
     if (entry is None) == (id is None):
         raise InputError("Give either `entry` or `id`.", slug="one-filter")
+    position = 0 if after is None else await position_of(parts, caller.tenant, after)
     if entry is not None:
-        stream = lines.found(parts, caller.tenant, "episodes_of_entry", {"entry": entry}, limit)
+        stream = lines.found(parts, caller.tenant, "episodes_of_entry", {"entry": entry}, limit, position)
     else:
         if len(id or []) > MAX_IDS:
             raise InputError(f"At most {MAX_IDS} ids.", slug="too-many-ids")
-        stream = lines.found(parts, caller.tenant, "episodes_by_id", {"ids": id}, limit)
+        stream = lines.found(parts, caller.tenant, "episodes_by_id", {"ids": id}, limit, position)
     return StreamingResponse(stream, media_type=NDJSON)
+
+
+async def position_of(parts: Parts, tenant: str, episode: str) -> int:
+    """Where a stream goes on after an episode. Errors: NotFoundError `no-such-episode`."""
+    async with parts.database.tenant(tenant) as connection:
+        found = await store.row(connection, queries.episode_position, {"id": episode})
+    if found is None:
+        raise NotFoundError(f"There is no episode {episode}.", slug="no-such-episode")
+    return found["seq"]
 
 
 @router.post("/policies", status_code=202, response_model=Policy, summary="Tell the engines which weights to hold", tags=["policies"])

@@ -80,6 +80,8 @@ async def stats(cache: str, caller: Reader, parts: PartsOf) -> CacheStats:
         tools = await tool_views(connection, found)
         counted = await store.rows(connection, queries.lookup_counts, {"cache": found["id"]})
         view = await parts.views.get(connection, found["view"])
+        rows = await store.rows(connection, operations.compared, {"cache": found["id"]})
+    compared = {row["tool"]: (row["compared"], row["diverged"]) for row in rows}
     lookups = by_tool(counted)
     return CacheStats(
         entries=found["entries"],
@@ -87,7 +89,7 @@ async def stats(cache: str, caller: Reader, parts: PartsOf) -> CacheStats:
         keys=sum(tool.keys for tool in tools),
         conflicting_keys=sum(tool.conflicting_keys for tool in tools),
         errors=sum(tool.errors for tool in tools),
-        lookups=[tool_stats(name, outcomes, view, None) for name, outcomes in lookups.items()],
+        lookups=[tool_stats(name, outcomes, view, compared.get(name)) for name, outcomes in lookups.items()],
     )
 
 

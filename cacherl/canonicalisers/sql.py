@@ -21,7 +21,7 @@ from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import ErrorLevel, SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
-__all__ = ["fold", "parses"]
+__all__ = ["fold", "reads"]
 
 MAX_CHARACTERS = 20_000
 READERS: dict[str | None, tuple[str | None, ...]] = {
@@ -59,7 +59,7 @@ def fold(text: str, dialect: str | None = None) -> str:
     return _folded(text, dialect) or text
 
 
-def parses(text: str, dialect: str | None = None) -> bool:
+def reads(text: str, dialect: str | None = None) -> bool:
     """Whether a text is SQL that is read for certain."""
     return _folded(text, dialect) is not None
 

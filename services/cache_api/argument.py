@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from cacherl.canonicalisers import folded_arguments, reads
 from cacherl.identifiers import looks_like_identifier
 from cacherl.tool_call import dump_canonical
 from cacherl.tool_spec import ToolSpec
@@ -62,12 +63,18 @@ def is_text(path: str, value: Any, spec: ToolSpec | None) -> bool:
     if not isinstance(value, str) or looks_like_identifier(value):
         return False
     words = words_of(value)
-    if len(words) < 2 or (spec is not None and _is_closed(path, spec)):
+    if len(words) < 2 or (spec is not None and (_is_closed(path, spec) or _is_statement(path, value, spec))):
         return False
     if TEXT_NAMES.intersection(part.lower() for part in PART.findall(path.rsplit("/", 1)[-1])):
         return True
     lower = sum(word.isalpha() and word.islower() for word in words)
     return len(words) >= MIN_WORDS_UNNAMED and 2 * lower >= len(words)
+
+
+def _is_statement(path: str, text: str, spec: ToolSpec) -> bool:
+    """Whether a text is one that the tool's canonicaliser reads: it has been folded, and what still differs is another question."""
+    name = spec.annotations.canonicaliser
+    return name is not None and path.removeprefix("/") in folded_arguments({path.removeprefix("/"): text}, spec) and reads(name, text)
 
 
 def _is_closed(path: str, spec: ToolSpec) -> bool:

@@ -7,6 +7,11 @@ from cache.entries e
 where e.cache_id = %(cache)s and (e.source, e.step) > (%(source)s, %(step)s) and e.revision <= %(through)s and e.removed_revision is null
 order by e.source, e.step limit %(limit)s;
 
+-- name: arguments_of
+-- Some recorded arguments of a tool.
+select e.arguments from cache.entries e
+where e.cache_id = %(cache)s and e.tool = %(tool)s and e.removed_revision is null order by e.id limit %(limit)s;
+
 -- name: keep_learning
 update cache.views set learning = %(learning)s::json where id = %(view)s;
 

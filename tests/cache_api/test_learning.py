@@ -6,9 +6,12 @@ import pytest
 
 from cacherl.tool_spec import Annotations, Function, Scope, ToolSpec
 from services.cache_api.event import Event, Track
+from services.cache_api.learning import view_tools
+from services.cache_api.learning.effects import annotated
 from services.cache_api.learning.evidence import Compared, Evidence, evidence_of, upper_bound
 from services.cache_api.learning.observe import of_tracks
 from services.cache_api.learning.scopes import UNPROVEN, learned_scopes
+from services.cache_api.learning.traces import traces_of
 from tests.cache_api.conftest import Cache, tool, trajectory
 from tests.cache_api.test_views import finished
 
@@ -196,3 +199,103 @@ async def test_a_view_that_is_built_learns_and_shows_its_evidence(cache: Cache):
     assert look["scope"] == "group"
     assert "scope" not in look["inferred"]
     assert (await cache.look(asked))["items"][0]["results"][2]["outcome"] == "miss"
+
+
+def office(runs: int, rename: dict[str, str] | None = None) -> tuple[list[Track], dict[str, ToolSpec]]:
+    """`lamp.get_toggle` changes something though its name says that it looks, `lamp.frob` changes nothing, and a die is rolled."""
+    names = rename or {}
+    tracks = []
+    for n in range(runs):
+        chance = n * 2654435761 >> 7
+        calls: list[tuple[str, dict[str, Any], Any]] = []
+        calls += [("lamp.frob", {"n": n}, "ok")] if chance & 1 else []
+        calls += [("lamp.get_toggle", {}, "ok")] if chance & 2 else []
+        calls += [("lamp.list_rooms", {}, ["hall"])] if chance & 4 else []
+        calls += [("lamp.show_light", {}, bool(chance & 2)), ("dice.read", {}, chance % 6)]
+        events = [Event(names.get(name, name), arguments, content, False, step=k) for k, (name, arguments, content) in enumerate(calls)]
+        tracks.append(Track(f"r{n}", "s", f"t{n}", events))
+    words = ("lamp.frob", "lamp.get_toggle", "lamp.list_rooms", "lamp.show_light", "dice.read")
+    specs = {names.get(name, name): spec(names.get(name, name)) for name in words}
+    return tracks, {tool.spec.name: tool.spec for tool in view_tools(specs, {})}
+
+
+RENAMED = {
+    "lamp.frob": "reactor.frob",
+    "lamp.get_toggle": "reactor.get_valve",
+    "lamp.list_rooms": "reactor.list_pipes",
+    "lamp.show_light": "reactor.show_pressure",
+    "dice.read": "geiger.read",
+}
+
+
+@pytest.mark.parametrize("rename", [{}, RENAMED])
+def test_recordings_decide_what_mutates_whatever_the_names(rename: dict[str, str]):
+    tracks, specs = office(400, rename)
+    found = annotated(specs, traces_of(tracks, specs))
+    said = {old: found[rename.get(old, old)].annotations for old in RENAMED}
+    assert {old: a.mutating for old, a in said.items()} == {
+        "lamp.frob": False,
+        "lamp.get_toggle": True,
+        "lamp.list_rooms": False,
+        "lamp.show_light": False,
+        "dice.read": False,
+    }
+    toggle, frob, rooms = (said[name].inferred["mutating"] for name in ("lamp.get_toggle", "lamp.frob", "lamp.list_rooms"))
+    assert (toggle["from"], toggle["strength"]) == ("recordings", "strong")
+    assert toggle["differing"] > toggle["comparisons"] / 2
+    assert (frob["from"], frob["differing"]) == ("recordings", 0)
+    assert (rooms["from"], rooms["strength"], rooms["recordings"]["differing"]) == ("name", "weak", 0)
+    assert {old: a.stochastic for old, a in said.items()}["dice.read"] is True
+    assert said["lamp.show_light"].stochastic is not True
+    learned, _ = learned_scopes(of_tracks(tracks, found))
+    assert learned[rename.get("lamp.show_light", "lamp.show_light")].scope is Scope.GROUP
+
+
+def test_few_comparisons_leave_the_prior_and_what_is_given_stays():
+    tracks, specs = office(12)
+    found = annotated(specs, traces_of(tracks, specs))
+    assert [found[name].annotations.mutating for name in ("lamp.frob", "lamp.get_toggle")] == [None, False]
+    assert found["lamp.get_toggle"].annotations.inferred["mutating"]["strength"] == "weak"
+    tracks, specs = office(400)
+    given = {"lamp.get_toggle": Annotations(mutating=False), "dice.read": Annotations(stochastic=False)}
+    specs = {tool.spec.name: tool.spec for tool in view_tools(specs, given)}
+    found = annotated(specs, traces_of(tracks, specs))
+    assert found["lamp.get_toggle"].annotations.mutating is False
+    assert "mutating" not in found["lamp.get_toggle"].annotations.inferred
+    assert found["dice.read"].annotations.stochastic is False
+
+
+def test_a_verb_that_changes_is_not_cleared_by_reads_that_see_nothing():
+    specs = {name: spec(name) for name in ("box.send", "box.get")}
+    specs = {tool.spec.name: tool.spec for tool in view_tools(specs, {})}
+    tracks = [
+        Track(
+            f"r{n}",
+            "s",
+            f"t{n}",
+            [*([Event("box.send", {"n": n}, "ok", False, step=0)] if n % 2 else []), Event("box.get", {}, "x", False, step=1)],
+        )
+        for n in range(400)
+    ]
+    assert annotated(specs, traces_of(tracks, specs))["box.send"].annotations.mutating is True
+
+
+async def test_a_tool_whose_argument_holds_sql_folds_its_texts(cache: Cache):
+    text = {"type": "string", "description": "The SQL statement"}
+    tools = [tool("run_statement", {"text": text}, mutating=False, scope="none"), tool("ask", {"text": {"type": "string"}}, mutating=False)]
+    calls = [("run_statement", {"text": f"SELECT a FROM t WHERE x = {n}"}, str(n)) for n in range(6)]  # noqa: S608 - never run
+    await cache.record(trajectory("r1", [*calls, ("ask", {"text": "SELECT a"}, "a")], tools=tools))
+    asked = {"text": "select a\nfrom t -- all of it\nwhere x=3;"}
+    assert (await cache.one("run_statement", asked))["outcome"] == "miss"
+    answer = await cache.http.post(f"{cache.url}/views", json={})
+    await finished(cache, f"/views/{answer.json()['id']}")
+    said = (await cache.get("/tools/run_statement"))["spec"]["annotations"]
+    assert said["canonicaliser"] == "sql"
+    assert said["inferred"]["canonicaliser"]["read"] == 6
+    found = await cache.one("run_statement", asked)
+    assert (found["outcome"], found["result"]["content"]) == ("exact", "3")
+    assert (await cache.one("run_statement", {"text": "select a from t where x=33"}))["outcome"] == "miss"
+    assert (await cache.one("run_statement", {"text": "select a from t where x='3'"}))["outcome"] == "miss"
+    assert (await cache.get("/tools/ask"))["spec"]["annotations"]["canonicaliser"] is None
+    refused = await cache.http.put(f"{cache.url}/tools/ask", json={"canonicaliser": "xml"})
+    assert refused.status_code == 422

@@ -1,7 +1,8 @@
-"""Learning over a cache in Postgres: reads the recordings once, a block at a time, and gives the tools of a view with what they show.
+"""Learning over a cache in Postgres: reads the recordings a block at a time and gives the tools of a view with what they show.
 
-Memory grows by a few dozen bytes for each entry (`observe`). What somebody gave is never touched; what is learned stands in the spec with
-its evidence, so a view that was built stays as it is whatever is recorded afterwards.
+They are read twice where they show that other tools mutate than was thought: then every state is another. Memory grows by some 200 bytes
+for each call (`observe`, `traces`). What somebody gave is never touched; what is learned stands in the spec with its evidence, so a view
+that was built stays as it is whatever is recorded afterwards.
 """
 
 import asyncio
@@ -18,14 +19,18 @@ from services.cache_api import store
 from services.cache_api.event import Event, Link
 from services.cache_api.histories import states_of
 from services.cache_api.keying import result_digest
+from services.cache_api.learning.effects import annotated
 from services.cache_api.learning.observe import Observations
-from services.cache_api.learning.scopes import Choice, Learned, learned_scopes
+from services.cache_api.learning.scopes import Learned, learned_scopes
+from services.cache_api.learning.texts import asks_for_texts, with_canonicaliser
+from services.cache_api.learning.traces import Traces
 from services.cache_api.store import Row
 from services.cache_api.view import ViewTool
 from services.kit.postgres import AsyncRows, Database, load_queries
 
 queries = load_queries(Path(__file__).parent.with_name("learning.sql"))
 BLOCK = 2_000
+SAMPLE = 300
 
 
 class Learner:
@@ -35,20 +40,37 @@ class Learner:
         self.database, self.tenant, self.cache = database, tenant, cache
 
     async def tools(self, tools: Iterable[ViewTool], required: int | None = None) -> tuple[list[ViewTool], dict[str, Any] | None]:
-        """The tools with their scopes, and how these were chosen (None: nothing is recorded). `required` as `learned_scopes` has it."""
-        known = list(tools)
-        specs = {tool.spec.name: tool.spec for tool in known}
-        found = await self.observations(specs)
-        if not found.tools:
-            return known, None
-        learned, choice = await asyncio.to_thread(learned_scopes, found, given_scopes(specs), required=required)
-        return [with_scope(tool, learned.get(tool.spec.name)) for tool in known], choice.model()
+        """The tools with what the recordings show of them, and how scopes were chosen (None: nothing is recorded).
 
-    async def observations(self, specs: Mapping[str, ToolSpec]) -> Observations:
+        In this order, since each rests on the one before: canonicalisers, what mutates, scopes. `required` as `learned_scopes` has it.
+        """
+        known = list(tools)
+        specs = await self._texts({tool.spec.name: tool.spec for tool in known})
+        seen = await self._seen(specs)
+        shown = await asyncio.to_thread(annotated, specs, seen.traces)
+        if mutations(shown) != mutations(specs):
+            seen = await self._seen(shown)
+        if not seen.observations.tools:
+            return known, None
+        learned, choice = await asyncio.to_thread(learned_scopes, seen.observations, given_scopes(shown), required=required)
+        found = [ViewTool(shown[tool.spec.name], tool.schema_hash, tool.since) for tool in known]
+        return [with_scope(tool, learned.get(tool.spec.name)) for tool in found], choice.model()
+
+    async def _texts(self, specs: Mapping[str, ToolSpec]) -> dict[str, ToolSpec]:
+        out = dict(specs)
+        for name, spec in specs.items():
+            if asks_for_texts(spec):
+                async with self.database.tenant(self.tenant) as connection:
+                    sample = {"cache": self.cache, "tool": name, "limit": SAMPLE}
+                    rows = await store.rows(connection, queries.arguments_of, sample)
+                out[name] = await asyncio.to_thread(with_canonicaliser, spec, [row["arguments"] for row in rows])
+        return out
+
+    async def _seen(self, specs: Mapping[str, ToolSpec]) -> "Seen":
         """Everything that is recorded by now, as the learners see it."""
-        found = Observations()
+        found = Seen(specs)
         async for rows, links in self._blocks():
-            await asyncio.to_thread(_observe, found, rows, links, specs)
+            await asyncio.to_thread(found.add, rows, links)
         return found
 
     async def keep(self, connection: AsyncRows, view: str, learning: dict[str, Any] | None) -> None:
@@ -72,23 +94,33 @@ class Learner:
             source, step = rows[-1]["source"], rows[-1]["step"]
 
 
-def _observe(found: Observations, rows: list[Row], links: list[Link], specs: Mapping[str, ToolSpec]) -> None:
-    states = states_of(links, "", specs)
-    for row in rows:
-        event = Event(row["tool"], row["arguments"], row["result"], row["is_error"])
-        if event.transient:
-            continue
-        spec = specs.get(event.name)
-        found.add(
-            event.call,
-            spec,
-            states[bytes(row["history"])] if row["history"] is not None else State.start(""),
-            scenario=row["scenario"],
-            source=row["source"],
-            task=row["task"],
-            result=result_digest(event.content, event.is_error, spec),
-            key=exact_key(event.name, event.arguments, spec),
-        )
+class Seen:
+    """The recordings, read once."""
+
+    def __init__(self, specs: Mapping[str, ToolSpec]) -> None:
+        self.specs = specs
+        self.observations = Observations()
+        self.traces = Traces(specs)
+
+    def add(self, rows: list[Row], links: list[Link]) -> None:
+        """Entries, and the links of their histories from the start."""
+        states = states_of(links, "", self.specs)
+        self.traces.add_links(links)
+        for row in rows:
+            event = Event(row["tool"], row["arguments"], row["result"], row["is_error"])
+            if event.transient:
+                continue
+            spec, history = self.specs.get(event.name), bytes(row["history"]) if row["history"] is not None else None
+            key, result = exact_key(event.name, event.arguments, spec), result_digest(event.content, event.is_error, spec)
+            state = states[history] if history is not None else State.start("")
+            self.traces.add(event, history, row["scenario"], row["source"], key, result)
+            told = {"scenario": row["scenario"], "source": row["source"], "task": row["task"], "result": result, "key": key}
+            self.observations.add(event.call, spec, state, **told)
+
+
+def mutations(specs: Mapping[str, ToolSpec]) -> dict[str, bool]:
+    """What each tool is taken to do to the state; unknown is as good as mutating."""
+    return {name: spec.annotations.mutating is not False for name, spec in specs.items()}
 
 
 def given_scopes(specs: Mapping[str, ToolSpec]) -> dict[str, Scope]:
@@ -115,6 +147,3 @@ def with_scope(tool: ViewTool, learned: Learned | None) -> ViewTool:
     else:
         found = {"scope": learned.scope, "inferred": said.inferred | {"scope": told}}
     return ViewTool(tool.spec.model_copy(update={"annotations": said.model_copy(update=found)}), tool.schema_hash, tool.since)
-
-
-__all__ = ["Choice", "Learner", "given_scopes", "with_scope"]

@@ -50,11 +50,11 @@ class Observations:
         rows = self._rows[call.name]
         if None in pasts or len(rows) >= MAX_OBSERVATIONS * len(COLUMNS):
             return
-        rows.append(_number(hashlib.blake2b(scenario.encode("utf-8", "surrogatepass") + b"\0" + key, digest_size=8).digest()))
-        rows.extend(_number(past) for past in pasts if past is not None)
-        rows.append(_number(result))
-        rows.append(_named(source))
-        rows.append(_named(source if task is None else "task " + task))
+        rows.append(number(hashlib.blake2b(scenario.encode("utf-8", "surrogatepass") + b"\0" + key, digest_size=8).digest()))
+        rows.extend(number(past) for past in pasts if past is not None)
+        rows.append(number(result))
+        rows.append(named(source))
+        rows.append(named(source if task is None else "task " + task))
 
     @property
     def tools(self) -> list[str]:
@@ -64,7 +64,7 @@ class Observations:
     def table(self, tool: str) -> Table:
         """One tool's observations, in the order in which they came."""
         rows_NC = np.frombuffer(self._rows[tool], dtype=np.uint64).reshape(-1, len(COLUMNS))
-        return {name: np.ascontiguousarray(rows_NC[:, number]) for number, name in enumerate(COLUMNS)}
+        return {name: np.ascontiguousarray(rows_NC[:, place]) for place, name in enumerate(COLUMNS)}
 
 
 def of_tracks(tracks: Iterable[Track], specs: Mapping[str, ToolSpec]) -> Observations:
@@ -95,10 +95,12 @@ def tables(found: Observations) -> Iterator[tuple[str, Table]]:
         yield tool, found.table(tool)
 
 
-def _number(digest: bytes) -> int:
+def number(digest: bytes) -> int:
+    """The first 64 bits of a digest."""
     return int.from_bytes(digest[:8], "little")
 
 
 @lru_cache(maxsize=16384)
-def _named(name: str) -> int:
-    return _number(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+def named(name: str) -> int:
+    """64 bits that stand for a name."""
+    return number(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())

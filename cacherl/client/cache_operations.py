@@ -39,9 +39,7 @@ class CacheOperations(ServiceClient):
 
     async def import_snapshot(self, name: str, chunks: AsyncIterable[bytes]) -> SnapshotImported:
         """A new cache from a snapshot. Errors: `InputError` `broken-snapshot`, `ConflictError`."""
-        return await self.http.stream_up(
-            f"{_at(name)}/snapshots", chunks, SnapshotImported, content_type=SNAPSHOT, within_s=IMPORT_S
-        )
+        return await self.http.stream_up(f"{_at(name)}/snapshots", chunks, SnapshotImported, content_type=SNAPSHOT, within_s=IMPORT_S)
 
 
 def _at(cache: str) -> str:

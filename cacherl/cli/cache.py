@@ -8,7 +8,7 @@ import orjson
 import typer
 
 from cacherl.api.cache import CacheCreate, CacheSettings, LookupCall, LookupItem, LookupRequest
-from cacherl.cli import fidelity
+from cacherl.cli import cache_admin, fidelity
 from cacherl.cli.output import print_json, print_table, speaks_plainly
 from cacherl.cli.system import HomeOption, JsonOption
 from cacherl.client import CacheClient
@@ -18,7 +18,8 @@ from cacherl.runtime import connect
 from cacherl.tier import Preset
 
 app = typer.Typer(no_args_is_help=True, help="Caches of recorded tool results.")
-for command in (fidelity.calibrate, fidelity.calibration, fidelity.fidelity):
+app.add_typer(cache_admin.snapshot, name="snapshot")
+for command in (*cache_admin.COMMANDS, fidelity.calibrate, fidelity.calibration, fidelity.fidelity):
     app.command()(command)
 
 
@@ -110,7 +111,11 @@ def stats(cache: str, home: Path = HomeOption, as_json: bool = JsonOption) -> No
             return
         typer.echo(f"{found.entries} entries, {found.tools} tools, {found.keys} keys, {found.conflicting_keys} with several results")
         tiers = ["exact", "fuzzy", "best_effort", "miss"]
-        print_table(["tool", *tiers], [[row.tool, *(str(row.outcomes.get(t, 0)) for t in tiers)] for row in found.lookups])
+        rows = [
+            [row.tool, *(str(row.outcomes.get(t, 0)) for t in tiers), _share(row.hit_rate), _share(row.false_rate), row.false_rate_from or ""]
+            for row in found.lookups
+        ]
+        print_table(["tool", *tiers, "hits", "false", "measured by"], rows)
 
     asyncio.run(ask())
 
@@ -126,6 +131,9 @@ def coverage(cache: str, limit: int = typer.Option(20, help="Rows."), home: Path
         if as_json:
             print_json(found)
         else:
+            print_table(
+                ["tool", "misses", "lookups", "share"], [[t.tool, str(t.misses), str(t.lookups), _share(t.miss_rate)] for t in found.tools]
+            )
             rows = [[item.tool, orjson.dumps(item.arguments).decode(), str(item.misses)] for item in found.items]
             print_table(["tool", "arguments", "misses"], rows)
 
@@ -141,6 +149,10 @@ async def _ensure(client: CacheClient, cache: str, preset: Preset | None) -> Non
         return
     if preset not in (None, found.settings.preset):
         raise UsageError(f"the cache {cache} is there with preset {found.settings.preset}: take another name, or leave --preset out")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _client(home: Path) -> CacheClient:

@@ -45,7 +45,9 @@ def ingest(
     cache: str = typer.Argument(help="Name of the cache; created where there is none."),
     files: list[Path] = typer.Argument(help="Logs in any format that can be imported."),
     preset: str | None = typer.Option(None, help="robust or paper, for a cache that is made now; default: robust."),
-    scenario: str | None = typer.Option(None, help="Scenario of all records; default: what the importer says."),
+    scenario: str | None = typer.Option(
+        None, help="Scenario: a field of the records, a JMESPath expression on them, or one name for all; default: what the importer says."
+    ),
     home: Path = HomeOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -112,7 +114,13 @@ def stats(cache: str, home: Path = HomeOption, as_json: bool = JsonOption) -> No
         typer.echo(f"{found.entries} entries, {found.tools} tools, {found.keys} keys, {found.conflicting_keys} with several results")
         tiers = ["exact", "fuzzy", "best_effort", "miss"]
         rows = [
-            [row.tool, *(str(row.outcomes.get(t, 0)) for t in tiers), _share(row.hit_rate), _share(row.false_rate), row.false_rate_from or ""]
+            [
+                row.tool,
+                *(str(row.outcomes.get(t, 0)) for t in tiers),
+                _share(row.hit_rate),
+                _share(row.false_rate),
+                row.false_rate_from or "",
+            ]
             for row in found.lookups
         ]
         print_table(["tool", *tiers, "hits", "false", "measured by"], rows)

@@ -32,7 +32,9 @@ def run(
     data: list[Path] = typer.Option([], "--data", help="Recorded logs, any format that can be imported; may be given several times."),
     out: Path = typer.Option(..., "--out", help="Where the report goes."),
     format_: str = typer.Option("auto", "--format", help="Name of the importer; default: recognised."),
-    scenario: str | None = typer.Option(None, help="Scenario of all records; default: what the importer says."),
+    scenario: str | None = typer.Option(
+        None, help="Scenario: a field of the records, a JMESPath expression on them, or one name for all; default: what the importer says."
+    ),
     sft_steps: int = typer.Option(200, min=1, help="Steps of SFT."),
     grpo_steps: int = typer.Option(3, min=1, help="Steps of GRPO."),
     max_tasks: int = typer.Option(24, min=1, help="Held-out tasks to evaluate on."),

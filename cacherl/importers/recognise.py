@@ -13,6 +13,7 @@ from cacherl.importers.cacherl import CacherlImporter
 from cacherl.importers.openai_chat import OpenAIChatImporter
 from cacherl.importers.records import records
 from cacherl.importers.result import Importer, ImportResult
+from cacherl.importers.scenario import Scenario
 from cacherl.importers.tau_bench import TauBenchImporter
 from cacherl.importers.workbench import WorkBenchImporter
 
@@ -39,7 +40,7 @@ def recognise(path: str | Path) -> tuple[str, str]:
 
 
 def import_file(path: str | Path, format: str = "auto", scenario: str | None = None) -> ImportResult:
-    """The trajectories of a file. `scenario` overrides what the importer would say, for every record.
+    """The trajectories of a file. `scenario` overrides what the importer would say: a field, an expression or one name (`scenario.py`).
 
     Raises `DataError` for a file that cannot be read or recognised, `UsageError` for a format that does not exist. Single records that
     cannot be read are counted and reported in the result.
@@ -53,7 +54,9 @@ def import_file(path: str | Path, format: str = "auto", scenario: str | None = N
         raise UsageError(f"no format {format!r}; there are {', '.join(FORMATS)} and auto")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return ImportResult(path, FORMATS[format](path, scenario), why, records(path))
+    told = Scenario(scenario, _first_value(path)) if scenario is not None else None
+    constant = told.constant if told is not None else None
+    return ImportResult(path, FORMATS[format](path, constant), why, records(path), told)
 
 
 def _first_value(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from cacherl.errors import DataError
 from cacherl.importers.records import Record
+from cacherl.importers.scenario import Scenario
 from cacherl.trajectory import Trajectory
 
 __all__ = ["Counts", "ImportResult", "Importer"]
@@ -53,8 +54,10 @@ class Counts:
 class ImportResult:
     """Iterate once; `counts` and `problems` grow on the way."""
 
-    def __init__(self, path: Path, importer: Importer, why: str, records: Iterable[Record]) -> None:
-        self.path, self.format, self.why = path, importer.name, "; ".join([why, *importer.notes])
+    def __init__(self, path: Path, importer: Importer, why: str, records: Iterable[Record], scenario: Scenario | None = None) -> None:
+        notes = [*importer.notes, scenario.note] if scenario is not None else importer.notes
+        self.path, self.format, self.why = path, importer.name, "; ".join([why, *notes])
+        self._scenario = scenario
         self.counts = Counts()
         self.problems: list[DataError] = []
         """The first 100 refusals, each naming its line."""
@@ -90,7 +93,9 @@ class ImportResult:
             raise record.problem
         if not isinstance(record.value, dict):
             raise DataError("a record is not an object", slug="not-a-record")
-        return self._importer.trajectory(record.value, record.line, repairs)
+        scenario = self._scenario.of(record.value) if self._scenario is not None else None
+        trajectory = self._importer.trajectory(record.value, record.line, repairs)
+        return trajectory if scenario is None else trajectory.model_copy(update={"scenario": scenario})
 
     def _distinct(self, trajectory: Trajectory, line: int, repairs: list[str]) -> Trajectory:
         """Ids are unique in a file: the recordings of two trajectories must never be taken for one's."""

@@ -37,7 +37,7 @@ class RolloutClient(ServiceClient):
                 yield Episode.model_validate_json(line)
 
     async def touched(self, entry: str) -> AsyncIterator[bytes]:
-        """Lines of the episodes that a cache entry answered, with the tool and task lines that they need: the file format, to be re-scored."""
+        """Lines of the episodes that a cache entry answered, with the tool and task lines that they need: the file format."""
         after: str | None = None
         while True:
             last = after

@@ -1,4 +1,4 @@
-"""`cacherl cache …`: operating caches. What removes something asks first; `--yes` says so beforehand, and is needed where nobody can be asked."""
+"""`cacherl cache …`: operating caches. What removes something asks first; `--yes` answers beforehand, where nobody can be asked too."""
 
 import asyncio
 import sys

@@ -44,8 +44,8 @@ EPISODE = "cacherl/episode"
 """Key of `_meta` and of a client's capabilities (`experimental`, `extensions`): an `EpisodeName`."""
 CALLER = "cacherl.caller"
 """Key in the scope of an HTTP request: who asks."""
-HEADERS = {"cacherl-scenario": "scenario", "cacherl-task": "task", "cacherl-episode": "episode"}
-"""Percent-encoded UTF-8, as header values are ASCII."""
+HEADERS = {"cacherl-scenario": "scenario", "x-cacherl-scenario": "scenario", "cacherl-task": "task", "cacherl-episode": "episode"}
+"""Percent-encoded UTF-8, as header values are ASCII. With `X-` is what a cache sends to a live MCP server, which a proxy may be."""
 IDLE_S = 30 * 60
 MAX_SESSIONS = 10_000
 

@@ -7,13 +7,15 @@ away, a lookup that is refused) is a protocol error and never a tool's result: a
 from typing import Any
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent, Tool, ToolAnnotations
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, ContentBlock, TextContent, Tool, ToolAnnotations
+from pydantic import TypeAdapter, ValidationError
 
 from cacherl.errors import CacheRLError, InputError
 from cacherl.mcp_proxy.episode import Answered
 from cacherl.mcp_proxy.names import ToolNames
 from cacherl.rendering import result_text
 from cacherl.tool_spec import Annotations, ToolSpec
+from cacherl.wire import Json
 
 ANSWER = "cacherl/answer"
 """Key in a result's `_meta`: how the call was answered."""
@@ -46,11 +48,24 @@ def result(answered: Answered) -> CallToolResult:
     found = answered.result
     content = found.result.content
     return CallToolResult(
-        content=[TextContent(text=result_text(content))],
+        content=blocks(content) or [TextContent(text=result_text(content))],
         structured_content=content if isinstance(content, dict) else None,
         is_error=found.result.is_error,
         _meta={ANSWER: provenance(answered)},
     )
+
+
+def blocks(content: Json) -> list[ContentBlock] | None:
+    """The blocks of a result that was recorded from an MCP server and is more than text (images, links); None for any other."""
+    if not content or not isinstance(content, list) or not all(isinstance(block, dict) and "type" in block for block in content):
+        return None
+    try:
+        return _BLOCKS.validate_python(content)
+    except ValidationError:
+        return None
+
+
+_BLOCKS = TypeAdapter(list[ContentBlock])
 
 
 def provenance(answered: Answered) -> dict[str, Any]:

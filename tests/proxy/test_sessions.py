@@ -43,6 +43,16 @@ async def test_a_result_that_is_an_object_is_given_as_one_too(connect: Connect) 
     assert found.structured_content == {"sky": "clear", "degrees": 21}
 
 
+async def test_what_was_recorded_from_an_mcp_server_comes_out_as_it_went_in(town: Town) -> None:
+    blocks = [{"type": "text", "text": "here"}, {"type": "image", "data": "aGk=", "mimeType": "image/png"}]
+    await town.cache.record(entry("m1", "search_notes", {"query": "map"}, blocks))
+    await town.cache.record(entry("m2", "search_notes", {"query": "list"}, [{"type": "odd"}]))
+    async with proxying(town) as url, client_of(url) as client:
+        found = await client.call_tool("search_notes", {"query": "map"})
+        assert [block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in found.content] == blocks
+        assert text(await client.call_tool("search_notes", {"query": "list"})) == '[{"type": "odd"}]'
+
+
 async def test_a_miss_is_an_error_for_the_agent_to_read(connect: Connect) -> None:
     async with connect() as client:
         found = await client.call_tool("get_weather", {"city": "Ulm"})

@@ -104,6 +104,8 @@ def advance(state: State, call: ToolCall, spec: ToolSpec | None, outcome: CallOu
     found = identifiers(arguments, spec) | mentioned(arguments) | mentioned(result.content)
     hashes = None if len(found) > MAX_IDENTIFIERS else frozenset(map(_hashed, found))
     mutation = Mutation(group, exact_key(call.name, call.arguments, spec)[:DIGEST_BYTES], hashes)
+    if spec is not None and spec.annotations.idempotent and state.mutations[-1:] and state.mutations[-1].digest == mutation.digest:
+        return state
     return replace(state, mutations=(*state.mutations, mutation))
 
 

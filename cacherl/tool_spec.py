@@ -36,6 +36,8 @@ class Annotations(Wire):
 
     mutating: bool | None = None
     """Whether a call changes state."""
+    idempotent: bool | None = None
+    """Whether a call that is repeated at once changes nothing more."""
     reads_state: bool | None = None
     """Whether the result depends on earlier mutations."""
     stochastic: bool | None = None

@@ -8,7 +8,7 @@ import orjson
 import typer
 
 from cacherl.api.cache import CacheCreate, CacheSettings, LookupCall, LookupItem, LookupRequest
-from cacherl.cli import cache_admin, fidelity
+from cacherl.cli import cache_admin, fidelity, tools
 from cacherl.cli.output import print_json, print_table, speaks_plainly
 from cacherl.cli.system import HomeOption, JsonOption
 from cacherl.client import CacheClient
@@ -19,7 +19,7 @@ from cacherl.tier import Preset
 
 app = typer.Typer(no_args_is_help=True, help="Caches of recorded tool results.")
 app.add_typer(cache_admin.snapshot, name="snapshot")
-for command in (*cache_admin.COMMANDS, fidelity.calibrate, fidelity.calibration, fidelity.fidelity):
+for command in (*cache_admin.COMMANDS, fidelity.calibrate, fidelity.calibration, fidelity.fidelity, tools.tools, tools.learn):
     app.command()(command)
 
 
@@ -48,10 +48,12 @@ def ingest(
     scenario: str | None = typer.Option(
         None, help="Scenario: a field of the records, a JMESPath expression on them, or one name for all; default: what the importer says."
     ),
+    annotations: Path | None = typer.Option(None, help="JSON object: tool name → annotations, given before anything is inferred."),
     home: Path = HomeOption,
     as_json: bool = JsonOption,
 ) -> None:
     """Record the calls of logs in a cache."""
+    given = fidelity.read_annotations(annotations) if annotations is not None else {}
     if preset not in (None, "robust", "paper"):
         raise UsageError(f"there is no preset {preset!r}; choose robust or paper")
 
@@ -62,6 +64,8 @@ def ingest(
             await _ensure(client, cache, preset)
             lines = (trajectory for found in imports for trajectory in found)
             answer = await client.ingest(cache, lines, batch=uuid.uuid4().hex)
+            if given:
+                await tools.learned(client, cache, given)
         if as_json:
             print_json(answer)
         else:

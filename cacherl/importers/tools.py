@@ -74,14 +74,21 @@ _MCP_HINTS = ("readOnlyHint", "idempotentHint", "destructiveHint", "openWorldHin
 
 
 def _annotations(item: dict[str, Any], function: dict[str, Any]) -> Annotations:
-    """Our own annotations, or what MCP's hints say: a tool that its server calls read-only does not mutate."""
+    """Our own annotations, or what MCP's hints say.
+
+    What its server calls read-only does not mutate, what it calls destructive does; an idempotent call changes nothing when repeated.
+    """
     raw = item.get("annotations") or function.get("annotations")
     if not isinstance(raw, dict):
         return Annotations()
     hints = {name: raw[name] for name in _MCP_HINTS if isinstance(raw.get(name), bool)}
     if not hints:
         return Annotations.model_validate({name: value for name, value in raw.items() if name in Annotations.model_fields})
-    read_only = hints.get("readOnlyHint")
-    if read_only is None:
-        return Annotations()
-    return Annotations(mutating=not read_only, inferred={"mutating": {"from": "mcp", "readOnlyHint": read_only, "strength": "given"}})
+    facts: dict[str, Any] = {}
+    if "readOnlyHint" in hints:
+        facts["mutating"] = not hints["readOnlyHint"]
+    elif hints.get("destructiveHint"):
+        facts["mutating"] = True
+    if "idempotentHint" in hints:
+        facts["idempotent"] = hints["idempotentHint"]
+    return Annotations(**facts, inferred={name: {"from": "mcp", **hints, "strength": "given"} for name in facts})

@@ -55,6 +55,30 @@ async def test_logs_are_recorded_looked_up_and_counted(cache: Command, log_file:
     assert [(item["tool"], item["arguments"]) for item in coverage.document["items"]] == [("find_order", {"order": "Z99"})]
 
 
+async def test_tools_are_shown_for_review_and_annotations_override(cache: Command, log_file: Path, tmp_path: Path):
+    said = tmp_path / "annotations.json"
+    said.write_bytes(orjson.dumps({"find_order": {"scope": "all", "ttl_s": 60}}))
+    assert (await cache("ingest", "shop", log_file, "--json", "--annotations", said)).code == 0
+    shown = await cache("tools", "shop", "--json")
+    (one,) = [item["spec"]["annotations"] for item in shown.document if item["spec"]["function"]["name"] == "find_order"]
+    assert (one["scope"], one["ttl_s"], one["mutating"]) == ("all", 60, False)
+    assert one["inferred"]["mutating"]["verb"] == "find"
+    table = await cache("tools", "shop")
+    assert any({"find_order", "scope", "all", "given"} <= set(line.split()) for line in table.out.splitlines())
+
+    said.write_bytes(orjson.dumps({"find_order": {"scope": "none"}}))
+    learned = await cache("learn", "shop", "--annotations", said, "--json")
+    assert (learned.code, learned.document["state"]) == (0, "succeeded")
+    again = await cache("tools", "shop", "--json")
+    (one,) = [item["spec"]["annotations"] for item in again.document if item["spec"]["function"]["name"] == "find_order"]
+    assert (one["scope"], one["ttl_s"]) == ("none", 60)
+    said.write_bytes(orjson.dumps({"nothing": {"scope": "none"}}))
+    assert (await cache("learn", "shop", "--annotations", said)).code == 2
+    said.write_bytes(b'{"find_order": {"canonicaliser": "xml"}}')
+    refused = await cache("learn", "shop", "--annotations", said)
+    assert (refused.code, "canonicaliser" in refused.err) == (2, True)
+
+
 async def test_a_cache_keeps_its_preset_and_one_that_is_not_there_is_named(cache: Command, log_file: Path):
     assert (await cache("ingest", "shop", log_file, "--preset", "paper")).code == 0
     other = await cache("ingest", "shop", log_file, "--preset", "robust")

@@ -104,10 +104,13 @@ def test_mcp_hints_come_before_words():
         {"name": "delete_all", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}},
         {"name": "get_all", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": False, "idempotentHint": True}},
         {"name": "get_more", "inputSchema": {"type": "object"}, "annotations": {"title": "x", "openWorldHint": True}},
+        {"name": "get_rid", "inputSchema": {"type": "object"}, "annotations": {"destructiveHint": True}},
+        {"name": "get_set", "inputSchema": {"type": "object"}, "annotations": {"idempotentHint": True}},
     ]
     found = [inferred_from_spec(spec) for spec in tool_specs(raw, [])]
-    assert [one.mutating for one in found] == [False, True, False]
-    assert [one.inferred["mutating"]["from"] for one in found] == ["mcp", "mcp", "name"]
+    assert [one.mutating for one in found] == [False, True, False, True, False]
+    assert [one.idempotent for one in found] == [None, True, None, None, True]
+    assert [one.inferred["mutating"]["from"] for one in found] == ["mcp", "mcp", "name", "mcp", "name"]
 
 
 def test_identifier_arguments_by_the_schema():

@@ -162,6 +162,22 @@ def test_the_annotated_resource_group_wins_over_the_namespace():
     assert scoped(moved, call("other"), None) == scoped(START, call("other"), None)
 
 
+def test_an_idempotent_call_that_is_repeated_at_once_moves_nothing_more():
+    tool = spec("orders.set", mutating=True, idempotent=True)
+
+    def played_with(*calls: ToolCall) -> State:
+        state = START
+        for made in calls:
+            state = advance(state, made, tool if made.name == "orders.set" else None, HIT, OK)
+        return state
+
+    one, other = call("orders.set", id="A10"), call("orders.set", id="A11")
+    assert played_with(one, one, one) == played_with(one)
+    assert len(played_with(one, other, one).mutations) == 3
+    assert len(played_with(one, call("mail.send", to="x"), one).mutations) == 3
+    assert len(after(one, one).mutations) == 2, "of a tool that nobody calls idempotent every call counts"
+
+
 def test_golden_token():
     state = advance(after(call("orders.set", id="A10")), call("mail.send", to="x"), None, CallOutcome.MISS, OK)
     assert state.token == "AQAFdml3XzEAAgAEbWFpbAAGb3JkZXJzAAEAAAABAAE5SVtusVT1KwHpY1NXCPzn-A"

@@ -36,12 +36,12 @@ class RolloutClient(ServiceClient):
             if line:
                 yield Episode.model_validate_json(line)
 
-    async def touched(self, entry: str) -> AsyncIterator[bytes]:
+    async def touched(self, entry: str, *, page: int = 1000) -> AsyncIterator[bytes]:
         """Lines of the episodes that a cache entry answered, with the tool and task lines that they need: the file format."""
         after: str | None = None
         while True:
             last = after
-            async for line in self.http.lines("/v1/episodes", entry=entry, after=after, limit=1000):
+            async for line in self.http.lines("/v1/episodes", entry=entry, after=after, limit=page):
                 if line:
                     yield line
                     head = orjson.loads(line)

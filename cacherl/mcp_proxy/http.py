@@ -147,8 +147,11 @@ def listening(door: Door) -> Iterator[socket.socket]:
 
 
 @contextlib.asynccontextmanager
-async def serving(proxy: Proxy, door: Door) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
-    """Serves within the block: the address of the protocol, and the task that ends when the server does."""
+async def serving(proxy: Proxy, door: Door, *, last: bool = False) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
+    """Serves within the block: the address of the protocol, and the task that ends when the server does.
+
+    `last`: nothing else is served in this process afterwards, so open streams are told to end at once.
+    """
     entrance = application(proxy, door)
     with listening(door) as taken:
         server = _Server(
@@ -170,6 +173,8 @@ async def serving(proxy: Proxy, door: Door) -> AsyncIterator[tuple[str, asyncio.
             yield f"http://{door.in_url}:{taken.getsockname()[1]}{PATH}", running
         finally:
             up.cancel()
+            if last:
+                server.handle_exit(signal.SIGTERM, None)  # streams listen to this, for the whole process
             server.should_exit = True
             await running
             await entrance.close()
@@ -197,7 +202,7 @@ async def serve_http(proxy: Proxy, door: Door, announce: Callable[[str], None]) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with serving(proxy, door) as (url, running):
+    async with serving(proxy, door, last=True) as (url, running):
         announce(url)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)

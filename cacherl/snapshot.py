@@ -26,7 +26,7 @@ from cacherl.tool_spec import ToolSpec
 from cacherl.wire import Json, Time, Wire
 
 SCHEMA = "cacherl.snapshot/1"
-SLUG = "broken-snapshot"
+SLUG = "broken-snapshot"  # of whoever finds more wrong with a file than its reader does
 SLICE = 1024
 """Compressed bytes that are unpacked at once: even a hostile file gives no more than some megabytes for them."""
 MAX_WINDOW = 1 << 27
@@ -243,4 +243,4 @@ class SnapshotReader:
         return found
 
     def _broken(self, reason: str, pointer: str | None = None) -> DataError:
-        return DataError(f"The snapshot cannot be read: line {self.line}: {reason}.", line=self.line, pointer=pointer, slug=SLUG)
+        return DataError(f"The snapshot cannot be read: line {self.line}: {reason}.", line=self.line, pointer=pointer, slug="broken-snapshot")

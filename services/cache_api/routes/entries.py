@@ -1,14 +1,17 @@
 """Entries: record in bulk, list."""
 
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
 from cacherl.api.cache import EntryView, Ingested
 from cacherl.api.common import Page
+from cacherl.errors import TooLargeError
 from cacherl.tier import ToolResult
 from services.cache_api import store
 from services.cache_api.parts import PartsOf, Reader, Writer
+from services.cache_api.settings import GIBIBYTE
 from services.cache_api.store import Row, queries
 from services.kit.identifiers import new_id
 from services.kit.paging import Cursor, Limit, decode_cursor, encode_cursor
@@ -20,7 +23,7 @@ Batch = Annotated[
 NDJSON = {"requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
 
 
-@router.post("", summary="Record trajectories or single calls", openapi_extra=NDJSON)
+@router.post("", summary="Record trajectories or single calls", openapi_extra=NDJSON, max_body_size=1024 * GIBIBYTE)
 async def ingest(
     cache: str,
     request: Request,
@@ -32,8 +35,18 @@ async def ingest(
     """NDJSON: whole trajectories, or single calls with their history. One batch is one revision; a bad line is refused by number."""
     async with parts.database.tenant(caller.tenant) as connection:
         found = await store.find_cache(connection, cache)
-    answer = await parts.recorder.ingest(caller.tenant, found["id"], batch or new_id("bat"), request.stream(), atomic=atomic)
+    answer = await parts.recorder.ingest(caller.tenant, found["id"], batch or new_id("bat"), at_most(request.stream(), parts.settings.max_ingestion_bytes), atomic=atomic)
     return Ingested.model_validate(answer)
+
+
+async def at_most(chunks: AsyncIterable[bytes], limit: int) -> AsyncIterator[bytes]:
+    """A stream up to `limit` bytes. Errors: TooLargeError beyond."""
+    left = limit
+    async for chunk in chunks:
+        left -= len(chunk)
+        if left < 0:
+            raise TooLargeError(f"An ingestion has at most {limit} bytes: send it in several batches.")
+        yield chunk
 
 
 @router.get("", summary="List entries")

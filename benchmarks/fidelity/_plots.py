@@ -30,9 +30,9 @@ def draw(runs: list[dict[str, Any]], folder: Path) -> list[str]:
 
 
 def _panel(axes: Axes, run: dict[str, Any]) -> None:
-    rules = {name: rule for name, rule in run["rules"].items() if not name.startswith("GPTCache")}
+    rules = {name: rule for name, rule in run["rules"].items() if not name.startswith("GPTCache") and not name.endswith("exact")}
     for number, (name, rule) in enumerate(rules.items()):
-        ours = name.startswith("CacheRL")
+        ours = name.startswith("CacheRL robust")
         axes.plot(
             [100 * rule["false_of_calls"]],
             [100 * rule["hit_rate"]],

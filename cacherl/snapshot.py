@@ -243,4 +243,6 @@ class SnapshotReader:
         return found
 
     def _broken(self, reason: str, pointer: str | None = None) -> DataError:
-        return DataError(f"The snapshot cannot be read: line {self.line}: {reason}.", line=self.line, pointer=pointer, slug="broken-snapshot")
+        return DataError(
+            f"The snapshot cannot be read: line {self.line}: {reason}.", line=self.line, pointer=pointer, slug="broken-snapshot"
+        )

@@ -1,12 +1,15 @@
 """Bad input: each a typed problem that names the line or the field, and what is right beside it is kept or refused as the caller chose."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.cache_api.conftest import TOOLS, Cache, call, item, ndjson, tool, trajectory
+from services.cache_api.app import create
+from services.cache_api.settings import CacheSettings
+from tests.cache_api.conftest import TOOLS, Cache, Serve, call, item, ndjson, tool, trajectory
 from tests.cache_api.test_record import line
 
 HUGE = "x" * 1_000_000
@@ -227,3 +230,16 @@ async def test_the_same_bytes_in_pieces_of_any_size_are_the_same_lines(cache: Ca
 
     done = (await cache.http.post(f"{cache.url}/entries", content=pieces())).json()
     assert (done["stored"], [problem["line"] for problem in done["refused"]]) == (2, [2])
+
+
+async def test_an_ingestion_has_a_limit_of_its_own(cache_settings: CacheSettings, serve: Serve, api_key: Callable[..., str]):
+    """Larger than any other body may be; beyond it nothing is kept."""
+    small = cache_settings.model_copy(update={"max_body_bytes": 2_000, "max_ingestion_bytes": 50_000})
+    http = await serve(create(small), api_key())
+    assert (await http.post("/v1/caches", json={"name": "town"})).status_code == 201
+    lines = [line("r", step, "Oslo") for step in range(1_000)]
+    fits = await http.post("/v1/caches/town/entries", content=ndjson(*lines[:200]))
+    assert (fits.status_code, fits.json()["stored"]) == (200, 200)
+    beyond = await http.post("/v1/caches/town/entries", content=ndjson(*lines))
+    assert (beyond.status_code, beyond.json()["type"]) == (413, "urn:cacherl:problem:too-large")
+    assert (await http.get("/v1/caches/town")).json()["entries"] == 200

@@ -11,7 +11,7 @@ from services.cache_api.settings import CacheSettings
 from tests.cache_api.conftest import TOOLS, Cache, Serve, trajectory
 from tests.fuzzing import fuzz
 
-EXAMPLES = 12
+EXAMPLES = 8
 
 
 def takes_the_town_away(operation: APIOperation) -> bool:

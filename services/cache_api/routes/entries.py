@@ -35,7 +35,9 @@ async def ingest(
     """NDJSON: whole trajectories, or single calls with their history. One batch is one revision; a bad line is refused by number."""
     async with parts.database.tenant(caller.tenant) as connection:
         found = await store.find_cache(connection, cache)
-    answer = await parts.recorder.ingest(caller.tenant, found["id"], batch or new_id("bat"), at_most(request.stream(), parts.settings.max_ingestion_bytes), atomic=atomic)
+    answer = await parts.recorder.ingest(
+        caller.tenant, found["id"], batch or new_id("bat"), at_most(request.stream(), parts.settings.max_ingestion_bytes), atomic=atomic
+    )
     return Ingested.model_validate(answer)
 
 

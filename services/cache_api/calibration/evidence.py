@@ -12,7 +12,7 @@ from services.cache_api.calibration.learn_then_test import Tested, loosest, loss
 from services.cache_api.calibration.levels import BEST_EFFORT, FUZZY, PATH, Level, answers, counts
 from services.cache_api.calibration.replay import Replayed, ToolReplay
 
-EDGES: dict[Calibrated, tuple[float, ...]] = {"exact": (1.0,), "fuzzy": tuple(reversed(FUZZY)), "best_effort": tuple(reversed(BEST_EFFORT))}
+EDGES: dict[Calibrated, tuple[float, ...]] = {"fuzzy": tuple(reversed(FUZZY)), "best_effort": tuple(reversed(BEST_EFFORT))}
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Tier:
             threshold=self.threshold if earned else None,
             n_required=self.required,
             within_task=any(call.within_task for call in replay.calls),
-            steps=steps(hits, self.pool, EDGES[self.tier]) if hits else [],
+            steps=steps(hits, self.pool, EDGES[self.tier]) if hits and self.tier != "exact" else [],
         )
 
 

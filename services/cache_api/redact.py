@@ -28,6 +28,7 @@ HINTS = re.compile(r"-----B|eyJ|cr[ld]_|A[KS]IA|gh[pousr]_|github_p|glpat-|xox|s
 """What every pattern begins with or holds near its beginning: a text without any of these needs no closer look."""
 CARD = re.compile(r"(?<![\w-])[3-6]\d{3}(?:[ -]?\d{4}){2}[ -]?\d{1,4}(?![\w-])")
 MARKS = ("writeOnly", "x-secret")
+TAG = re.compile(r"\[redacted:[0-9a-f]{12}\]")
 MIN_LENGTH = 12
 """A shorter text can hold none of the patterns."""
 
@@ -73,7 +74,7 @@ class Redactor:
         if not isinstance(schema, dict):
             return value
         if is_secret(schema):
-            return value if value is None else self.tag(str(value))
+            return value if value is None or (isinstance(value, str) and TAG.fullmatch(value)) else self.tag(str(value))
         properties = schema.get("properties")
         if isinstance(value, dict) and isinstance(properties, dict):
             return {name: self._marked(item, properties.get(name)) for name, item in value.items()}

@@ -31,6 +31,7 @@ from cacherl.snapshot import (
     SnapshotWriter,
 )
 from cacherl.tool_call import KEY_VERSION
+from cacherl.tool_spec import ToolSpec
 from cacherl.wire import Wire
 from services.cache_api import store
 from services.cache_api.build import Builder
@@ -116,6 +117,7 @@ class Import:
         settings = parts.settings
         self.reader = SnapshotReader(most=settings.max_ingestion_bytes, longest=settings.max_line_bytes)
         self.left = settings.max_ingestion_bytes
+        self.specs: dict[str, ToolSpec] = {}
         self.spools = {kind: Spool(settings.spool_dir) for kind in PARTS}
 
     def close(self) -> None:
@@ -129,8 +131,21 @@ class Import:
         if self.left < 0:
             raise TooLargeError("The snapshot is larger than this service takes.")
         for kind, value in self.reader.feed(chunk):
+            if isinstance(value, SnapshotTool):
+                self.specs[value.spec.name] = value.spec
+            if isinstance(value, SnapshotLink | SnapshotEntry):
+                self._redact(value)
             if kind in self.spools:
                 self.spools[kind].write(value.model_dump_json(by_alias=True).encode())
+
+    def _redact(self, value: SnapshotLink | SnapshotEntry) -> None:
+        """What a service exported holds no secrets; what somebody else made of it may."""
+        redactor = self.parts.redactor
+        value.arguments = redactor.call(value.arguments, self.specs.get(value.tool))
+        if isinstance(value, SnapshotEntry):
+            value.result = redactor.value(value.result)
+        else:
+            value.mentions = redactor.value(value.mentions)
 
     def head(self) -> SnapshotHead:
         """The head of a file that was read whole. Errors as of `imported`."""

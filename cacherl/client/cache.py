@@ -64,8 +64,9 @@ class CacheClient(CacheOperations):
         )
 
     async def lookups(self, cache: str, request: LookupRequest) -> LookupAnswer:
-        """Answers calls from the recordings."""
-        return await self.http.post(f"/v1/caches/{quote(cache, safe='')}/lookups", request, LookupAnswer, acts=False)
+        """Answers calls from the recordings. In a mode that may call live tools it is sent once: a call is never made twice by a retry."""
+        once = request.mode != "replay"
+        return await self.http.post(f"/v1/caches/{quote(cache, safe='')}/lookups", request, LookupAnswer, acts=False, once=once)
 
     async def lookup(self, cache: str, item: LookupItem, pins: LookupPins = NOTHING_PINNED) -> LookupAnswer:
         """Answers one item (`items` of the answer has one element); what is asked at the same time goes as one request."""

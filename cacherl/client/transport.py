@@ -1,7 +1,7 @@
 """One HTTP connection to one service: keys, retries, problems as typed errors, NDJSON both ways.
 
-Retried are requests that never reached the service, and 502–504 answers to requests that are safe to repeat (reads, and writes under an
-idempotency key, which every acting POST carries). A problem document becomes the matching type of `cacherl.errors`.
+Retried are requests that are safe to repeat: reads, and writes under an idempotency key, which every acting POST carries. What may act and
+has no key (a lookup that may call a live tool) is sent once. A problem document becomes the matching type of `cacherl.errors`.
 """
 
 import uuid
@@ -55,13 +55,15 @@ class Transport:
         response = await self._send("GET", path, params=_given(params))
         return answer.model_validate_json(response.content)
 
-    async def post(self, path: str, body: BaseModel | None, answer: type[M], *, key: str | None = None, acts: bool = True) -> M:
-        """POST under an idempotency key: repeating it never acts twice. `acts` is false for a question: it needs no key."""
+    async def post(
+        self, path: str, body: BaseModel | None, answer: type[M], *, key: str | None = None, acts: bool = True, once: bool = False
+    ) -> M:
+        """POST under an idempotency key: repeating it never acts twice. `acts` is false for a question: no key. `once`: no retry."""
         content = body.model_dump_json(by_alias=True).encode() if body is not None else b""
         headers = {"Content-Type": "application/json"}
         if acts:
             headers["Idempotency-Key"] = key or uuid.uuid4().hex
-        response = await self._send("POST", path, content=content, headers=headers)
+        response = await self._send("POST", path, attempts=1 if once else None, content=content, headers=headers)
         return answer.model_validate_json(response.content)
 
     async def put(self, path: str, content: bytes, answer: type[M], content_type: str = "application/octet-stream") -> M:
@@ -127,8 +129,9 @@ class Transport:
         except httpx2.TransportError as error:
             raise self._away(error) from error
 
-    async def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        async for attempt in stamina.retry_context(errors.ServiceError, attempts=self.attempts, timeout=60, wait_initial=0.1, wait_max=5):
+    async def _send(self, method: str, path: str, attempts: int | None = None, **options: Any) -> httpx2.Response:
+        tries = attempts or self.attempts
+        async for attempt in stamina.retry_context(errors.ServiceError, attempts=tries, timeout=60, wait_initial=0.1, wait_max=5):
             with attempt:
                 try:
                     response = await self._client.request(method, path, **options)

@@ -131,7 +131,8 @@ class _Tier:
         earned: PoolCalibration | None,
         floor: float,
     ) -> None:
-        self.tier, self.hits, self.floor = tier, hits, floor
+        self.tier: Calibrated = tier
+        self.hits, self.floor = hits, floor
         self.threshold, self.required = (earned.threshold, earned.n_required) if earned is not None else (None, None)
         self.pool = hits([call for replay in replays for call in replay.calls])
 

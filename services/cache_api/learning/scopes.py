@@ -3,9 +3,9 @@
 A finer scope gives more hits and risks stale ones. `required` is the number of comparisons without conflict that a tool must show before
 it gets a scope finer than its group. It is not a constant: the recordings are replayed against themselves, a fifth of the *tasks* at a
 time and then a fifth of the *sources* (unseen tasks, and new runs of known ones: the two ways in which a cache is asked), with the scopes
-that the rest alone would have given. The fewest comparisons are taken for which the false exact hits stay below the target, going from
-many to few and stopping at the first number that does not: each way by itself, and both together with one false hit added. False hits that
-remain with `STRICTEST` comparisons are no scope's fault and not counted. Recordings too few to show it get `UNPROVEN`.
+that the rest alone would have given. From many comparisons to few, it stops where false hits exceed the target in either way; of the
+numbers before that, the fewest is taken for which both ways together stay below it even with one false hit added. False hits that remain
+with `STRICTEST` comparisons are no scope's fault and not counted. Recordings too few to show it get `UNPROVEN`.
 """
 
 from collections.abc import Mapping
@@ -100,20 +100,17 @@ def learned_scopes(
 def choose_required(found: Observations, fixed: Mapping[str, Scope], target_false: float = TARGET_FALSE) -> Choice:
     """The fewest comparisons that keep the target where the recordings are replayed against themselves."""
     trials = {way: replayed(found, way, fixed) for way in ("task", "source")}
+    strictest = [kept[0] for kept in trials.values()]
     chosen: int | None = None
-    for place in range(1, len(CANDIDATES) + 1):
-        if not all_keep([ways[place] for ways in trials.values()], [ways[0] for ways in trials.values()], target_false):
+    for place, required in enumerate(CANDIDATES, 1):
+        shown = [kept[place] for kept in trials.values()]
+        added = [max(0, trial.false_hits - base.false_hits) for trial, base in zip(shown, strictest, strict=True)]
+        if any(false > target_false * trial.hits for false, trial in zip(added, shown, strict=True)):
             break
-        chosen = CANDIDATES[place - 1]
+        if (sum(added) + 1) / (sum(trial.hits for trial in shown) + 2) <= target_false:
+            chosen = required
     told = {way: kept[1:] for way, kept in trials.items()}
     return Choice(UNPROVEN, False, told) if chosen is None else Choice(chosen, True, told)
-
-
-def all_keep(trials: list[Trial], strictest: list[Trial], target: float) -> bool:
-    """Whether the false hits that this number of comparisons adds stay within the target."""
-    added = [max(0, trial.false_hits - base.false_hits) for trial, base in zip(trials, strictest, strict=True)]
-    each = all(false <= target * trial.hits for false, trial in zip(added, trials, strict=True))
-    return each and (sum(added) + 1) / (sum(trial.hits for trial in trials) + 2) <= target
 
 
 def replayed(found: Observations, way: str, fixed: Mapping[str, Scope]) -> list[Trial]:

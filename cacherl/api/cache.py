@@ -199,6 +199,8 @@ class ViewCreate(Wire):
     """A new view: annotations that override, by tool name."""
 
     annotations: dict[str, Annotations] = {}
+    comparisons: int | None = Field(default=None, ge=1)
+    """How many comparisons without conflict a scope takes that is finer than the group; null: chosen by replaying the recordings."""
 
 
 class View(Wire):

@@ -41,12 +41,15 @@ class Builder:
         self.tenant = tenant
         self.cache = cache
 
-    async def edited(self, view: str, overrides: Mapping[str, Annotations]) -> View:
-        """A view like the present one but for these annotations, and for what the recordings show under them."""
+    async def edited(self, view: str, overrides: Mapping[str, Annotations], comparisons: int | None = None) -> View:
+        """A view like the present one but for these annotations, and for what the recordings show under them.
+
+        `comparisons`: how many a scope takes that is finer than the group; None: chosen by replaying the recordings.
+        """
         async with self.database.tenant(self.tenant) as connection:
             present = await self._present(connection)
         given = given_with(present.given, (), overrides)
-        return await self._learn(view, given, {name: remembered(tool.spec) for name, tool in present.tools.items()})
+        return await self._learn(view, given, {name: remembered(tool.spec) for name, tool in present.tools.items()}, comparisons)
 
     async def learned(self, view: str) -> View:
         """A view that reads tools anew from what was recorded last; what was given stays."""
@@ -57,9 +60,9 @@ class Builder:
         specs |= {found["name"]: ToolSpec.model_validate(found["spec"]) for found in newest}
         return await self._learn(view, dict(present.given), specs)
 
-    async def _learn(self, view: str, given: dict[str, Annotations], specs: Mapping[str, ToolSpec]) -> View:
+    async def _learn(self, view: str, given: dict[str, Annotations], specs: Mapping[str, ToolSpec], comparisons: int | None = None) -> View:
         learner = Learner(self.database, self.tenant, self.cache)
-        tools, learning = await learner.tools(view_tools(specs, given))
+        tools, learning = await learner.tools(view_tools(specs, given), comparisons)
         async with self.database.tenant(self.tenant) as connection:
             made = await self._create(connection, view, given, tools)
             await learner.keep(connection, view, learning)

@@ -137,8 +137,8 @@ class Job:
             row = await store.row(connection, queries.find_job, {"cache": self.cache, "job": self.id, "kind": self.claimed["kind"]})
         assert row is not None
         if self.claimed["kind"] == "view":
-            overrides = ViewCreate.model_validate(self.claimed["request"]).annotations
-            view = await self.builder.edited(row["view"], overrides)
+            request = ViewCreate.model_validate(self.claimed["request"])
+            view = await self.builder.edited(row["view"], request.annotations, request.comparisons)
             await self._publish(view, {})
         else:
             view = await self.builder.learned(row["view"])

@@ -193,6 +193,11 @@ async def test_a_view_that_is_built_learns_and_shows_its_evidence(cache: Cache):
     old = await cache.look(asked, **pins)
     assert old["items"][0]["results"][2]["outcome"] == "miss"
 
+    told = await cache.http.post(f"{cache.url}/views", json={"comparisons": 61})
+    made = await finished(cache, f"/views/{told.json()['id']}")
+    assert made["learning"]["required"] == 61
+    assert (await cache.get("/tools/desk.look"))["spec"]["annotations"]["scope"] == "group"
+
     answer = await cache.http.put(f"{cache.url}/tools/desk.look", json={"scope": "group"})
     await finished(cache, f"/views/{answer.json()['id']}")
     look = (await cache.get("/tools/desk.look"))["spec"]["annotations"]

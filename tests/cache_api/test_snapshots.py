@@ -217,3 +217,24 @@ async def test_sending_and_exporting_go_on_while_others_write(town: Cache):
     exports = [export(town, revision=1) for _ in range(3)]
     files = (await asyncio.gather(*writes, *exports))[8:]
     assert len({orjson.dumps(lines_of(content)) for content in files if isinstance(content, bytes)}) == 1
+
+
+async def test_secrets_stay_out_and_a_call_with_one_still_matches(town: Cache, database: Database):
+    """What was redacted stays what it is, twice over; a secret that somebody wrote into a file is redacted on its way in."""
+    secret = {"type": "object", "properties": {"user": {"type": "string"}, "pin": {"type": "string", "format": "password"}}}
+    tools = [{"type": "function", "function": {"name": "log_in", "parameters": secret}}]
+    await town.record(
+        trajectory("r1", [("log_in", {"user": "ann", "pin": "4711-very"}, "in"), ("log_in", {"user": "bob"}, "no")], tools=tools)
+    )
+    lines = lines_of(await export(town))
+    assert b"4711" not in orjson.dumps(lines)
+    await bring_in(town, "copy", file_of(lines))
+    found = await Cache(town.http, "copy").one("log_in", {"user": "ann", "pin": "4711-very"})
+    assert (found["outcome"], found["result"]["content"]) == ("exact", "in")
+    token = "ghp_" + "aB3" * 12
+    planted = [line | {"entry": line["entry"] | {"result": token}} if "entry" in line else line for line in lines]
+    planted = [line | {"link": line["link"] | {"arguments": {"pin": "WOMBAT-pin"}}} if "link" in line else line for line in planted]
+    await bring_in(town, "planted", file_of(planted))
+    left = await everything(database)
+    assert token not in left
+    assert "WOMBAT" not in left

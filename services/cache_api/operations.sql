@@ -205,17 +205,8 @@ from unnest(%(id)s::text[], %(tool)s::text[], %(arguments)s::text[], %(result)s:
   %(recorded_at)s::timestamptz[], %(revision)s::bigint[])
   as q(id, tool, arguments, result, is_error, scenario, source, step, task, history, schema_hash, content_hash, recorded_at, revision);
 
--- name: broken_links
--- Entries that point to histories that are not there, and histories that do not lead back to a start: cut off, or a circle.
-with recursive sound as (
-  select h.id from cache.histories h where h.cache_id = %(cache)s and h.parent is null
-  union all
-  select h.id from cache.histories h join sound s on h.parent = s.id where h.cache_id = %(cache)s
-)
-select (select count(*) from sound) <> (select count(*) from cache.histories h where h.cache_id = %(cache)s)
-  or exists (
-    select from cache.entries e where e.cache_id = %(cache)s and e.history is not null
-      and not exists (select from cache.histories h where h.cache_id = %(cache)s and h.id = e.history)) as broken;
+-- name: links_there
+select count(*) as there from cache.histories where cache_id = %(cache)s and id = any(%(ids)s::bytea[]);
 
 -- name: begin_from_snapshot
 -- The revisions before the snapshot's are not in it.

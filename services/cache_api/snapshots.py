@@ -9,7 +9,7 @@ another key version or embedder is refused.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -93,10 +93,8 @@ async def _head(connection: AsyncRows, writer: SnapshotWriter, pins: Pins) -> by
 
 def _block(writer: SnapshotWriter, recent: OrderedDict[bytes, None], links: list[Row], rows: list[Row]) -> bytes:
     out: list[bytes] = []
-    for row in links:
+    for row in _parents_first(links, recent):
         name = bytes(row["id"])
-        if name in recent:
-            continue
         recent[name] = None
         while len(recent) > RECENT:
             recent.popitem(last=False)
@@ -107,6 +105,17 @@ def _block(writer: SnapshotWriter, recent: OrderedDict[bytes, None], links: list
         json = {name: orjson.Fragment(row[name]) for name in ("arguments", "result")}
         out.append(writer.add("entry", {**row, **json, "history": history}))
     return b"".join(out)
+
+
+def _parents_first(links: list[Row], written: Container[bytes]) -> Iterator[Row]:
+    """The links that are not written yet, each after its parent."""
+    left = {bytes(row["id"]): row for row in links if bytes(row["id"]) not in written}
+    while left:
+        path, at = [], next(iter(left))
+        while at in left:
+            path.append(left.pop(at))
+            at = bytes(path[-1]["parent"] or b"")
+        yield from reversed(path)
 
 
 class Import:
@@ -200,10 +209,8 @@ async def _write(connection: AsyncRows, work: Import, head: SnapshotHead, tenant
         await _insert_links(connection, cache, links)
     for entries in work.rows("entry", SnapshotEntry):
         _refuse_later(entries, revision)
+        await _need_links(connection, cache, {entry.history for entry in entries if entry.history is not None})
         await connection.execute(operations.import_entries, {"cache": cache, **await asyncio.to_thread(_columns, entries)})
-    found = await store.row(connection, operations.broken_links, {"cache": cache})
-    if found is None or found["broken"]:
-        raise DataError("The snapshot lacks histories that its entries point to.", slug=SLUG)
     entries, links = work.spools["entry"].lines, work.spools["link"].lines
     await connection.execute(operations.begin_from_snapshot, {"cache": cache, "revision": revision, "entries": entries})
     builder = Builder(work.parts.database, work.parts.embedder, tenant, cache)
@@ -243,7 +250,21 @@ def _tool_columns(tools: Sequence[SnapshotTool | SnapshotRecordedTool]) -> dict[
     }
 
 
-async def _insert_links(connection: AsyncRows, cache: str, links: Iterable[SnapshotLink]) -> None:
+async def _need_links(connection: AsyncRows, cache: str, names: set[str]) -> None:
+    """Refuses what points to histories that did not come before it: so there is neither a gap nor a circle."""
+    found = await store.row(connection, operations.links_there, {"cache": cache, "ids": [bytes.fromhex(name) for name in names]})
+    if found is None or found["there"] != len(names):
+        raise DataError("The snapshot lacks histories that something in it points to, or they come too late.", slug=SLUG)
+
+
+async def _insert_links(connection: AsyncRows, cache: str, links: Sequence[SnapshotLink]) -> None:
+    before: set[str] = set()
+    needed: set[str] = set()
+    for link in links:
+        if link.parent is not None and link.parent not in before:
+            needed.add(link.parent)
+        before.add(link.id)
+    await _need_links(connection, cache, needed)
     rows = [
         store.link_of(
             {

@@ -2,7 +2,7 @@
 
     {"head": {"schema", "cache": {…}, "view": {…}}}       first: name, revision, settings, embedder; annotations, calibration
     {"tool": …} {"recorded_tool": …}                      tools as the view reads them, and every schema that was recorded
-    {"link": …} {"entry": …}                              histories and recordings; a link stands after its parent and before the entries that need it
+    {"link": …} {"entry": …}                              histories, each after its parent, and recordings, each after its history
     {"end": {"parts": {kind: {"lines", "sha256"}}}}       last: what the file holds, with a hash over the lines of each kind
 
 Written and read as a stream in bounded memory. A reader gives out lines as they come and says at the end whether all of them are what was

@@ -49,6 +49,8 @@ class Ask:
     tier: Tier = Tier.MISS
     chosen: Candidate | None = None
     explanation: dict[str, Any] | None = None
+    live: bool = False
+    """Whether a live tool answered it."""
 
     @property
     def spec(self) -> ToolSpec | None:

@@ -5,8 +5,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.cache_api.direct import Direct
 from services.cache_api.embed import Embedder, HashingEmbedder
 from services.cache_api.jobs import Worker
+from services.cache_api.live.landings import Landings
 from services.cache_api.live.servers import LiveServers
 from services.cache_api.live.writing import LiveWriter
 from services.cache_api.record import Recorder
@@ -32,6 +34,8 @@ class Parts:
     worker: Worker
     live: LiveServers
     live_writer: LiveWriter
+    landings: Landings
+    direct: Direct
 
     @classmethod
     def of(cls, database: Database, settings: CacheSettings) -> "Parts":
@@ -40,7 +44,20 @@ class Parts:
         recorder = Recorder(database, views, embedder, redactor, settings)
         worker = Worker(database, embedder, settings.job_poll_s)
         live = LiveServers(settings.live_servers, settings.live_timeout_s)
-        return cls(database, settings, embedder, redactor, views, recorder, Tally(database), worker, live, LiveWriter(database, embedder))
+        return cls(
+            database,
+            settings,
+            embedder,
+            redactor,
+            views,
+            recorder,
+            Tally(database),
+            worker,
+            live,
+            LiveWriter(database, embedder),
+            Landings(),
+            Direct(database, embedder, redactor),
+        )
 
 
 def parts_of(request: Request) -> Parts:

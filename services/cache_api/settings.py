@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from services.cache_api.live.spec import LiveServerSpec
 from services.kit.settings import ServiceSettings
 
 GIBIBYTE = 1 << 30
@@ -20,11 +21,14 @@ class EmbedderChoice(StrEnum):
 class CacheSettings(ServiceSettings):
     """What the cache service needs to know besides what every service does."""
 
-    live_servers: dict[str, str] = {}
-    """Live tool servers by name: no caller can name a URL."""
+    live_servers: dict[str, str | LiveServerSpec] = {}
+    """Live tool servers by name: no caller can name a URL. A bare URL is a server of kind `http`."""
 
     live_timeout_s: float = Field(default=30.0, gt=0)
     """How long a live tool server may take for one batch of calls."""
+
+    live_lease_s: float = Field(default=3.0, gt=0)
+    """After how long without a sign of life another may make a live call that somebody had begun to make for all."""
 
     embedder: EmbedderChoice = EmbedderChoice.HASHING
 

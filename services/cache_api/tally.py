@@ -24,6 +24,8 @@ from services.kit.postgres import AsyncRows, Database
 EVERY_S = 1.0
 MAX_DISTINCT_MISSES = 10_000
 """Between two writes; what goes beyond is counted by outcome alone."""
+LIVE = "live"
+"""What a live tool answered was no hit, and nothing that is missing."""
 Owner = tuple[str, str]
 log = structlog.get_logger(__name__)
 
@@ -43,9 +45,9 @@ class Tally:
         """Counts answered calls."""
         owner = (tenant, cache)
         for one in asks:
-            outcome = "malformed" if one.malformed is not None else one.tier.value
+            outcome = "malformed" if one.malformed is not None else LIVE if one.live else one.tier.value
             self._outcomes[owner, one.call.name.replace("\0", "\ufffd"), outcome] += 1
-            if one.malformed is None and one.tier is Tier.MISS:
+            if outcome == Tier.MISS:
                 self._miss(owner, one)
 
     def _miss(self, owner: Owner, one: Ask) -> None:

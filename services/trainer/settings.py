@@ -1,7 +1,7 @@
 """The trainer's settings, for the service, its workers and the processes that do the jobs."""
 
 from psycopg.conninfo import make_conninfo
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from services.kit.settings import ServiceSettings
 
@@ -10,7 +10,17 @@ class TrainerSettings(ServiceSettings):
     """What the trainer needs to know besides what every service does."""
 
     live_servers: dict[str, str] = {}
-    """Live tool servers by name; a job can name one, never its address."""
+    """Live tool servers by name; a job can name one, never its address. Only plain HTTP ones can check a goal; others are passed over."""
+
+    @field_validator("live_servers", mode="before")
+    @classmethod
+    def _with_a_goal_check(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        plain = {
+            name: one.get("url") if isinstance(one, dict) and one.get("kind", "http") == "http" else one for name, one in value.items()
+        }
+        return {name: one for name, one in plain.items() if not isinstance(one, dict)}
 
     lease_s: float = Field(default=30.0, gt=0)
     """How long a job stays its worker's without a sign of life; a third of it passes between two."""

@@ -1,19 +1,37 @@
-"""What a live request begins with, in one statement: its pins, and which attempts at its episodes were recorded."""
+"""What a live request begins with, in one statement: its pins, which attempts at its episodes were recorded, which sessions are lost."""
 
 from collections.abc import Sequence
 
 from cacherl.api.cache import LookupRequest
-from cacherl.errors import NotFoundError
+from cacherl.errors import InputError, NotFoundError
 from services.cache_api import store
+from services.cache_api.live.calling import server_of
+from services.cache_api.live.turn import Begun, bases_of, unplaced
 from services.cache_api.live.writing import queries
-from services.cache_api.lookup import Pins
 from services.cache_api.parts import Parts
 from services.cache_api.pins import pins_of
 
 
-async def begin(parts: Parts, tenant: str, cache: str, request: LookupRequest, bases: Sequence[str]) -> tuple[Pins, dict[str, int]]:
-    """Pins, and for each of `bases` how many attempts at it are known. Errors: those of `pins_of`, NotFoundError."""
-    values = {"tenant": tenant, "cache": cache, "view": request.view, "sources": list(bases)}
+async def begin(parts: Parts, tenant: str, cache: str, request: LookupRequest) -> tuple[Begun, list[str]]:
+    """Where a live request stands, and the episodes of its items.
+
+    Errors: those of `pins_of`, NotFoundError, ConflictError `no-live-server`, InputError where an item lacks what a live call needs.
+    """
+    try:
+        bases = bases_of(request)
+    except InputError:
+        # A cache that has no live server says so first.
+        server_of((await _begun(parts, tenant, cache, request, [])).pins, parts)
+        raise
+    begun = await _begun(parts, tenant, cache, request, unplaced(request, bases))
+    server_of(begun.pins, parts)
+    return begun, bases
+
+
+async def _begun(parts: Parts, tenant: str, cache: str, request: LookupRequest, bases: Sequence[str]) -> Begun:
+    sessions = [item.session for item in request.items if item.session is not None]
+    values = {"tenant": tenant, "cache": cache, "view": request.view, "sources": list(bases), "sessions": sessions}
+    # One statement that is a transaction of its own and sets its tenant itself.
     async with parts.database.maintenance() as connection:
         found = await store.row(connection, queries.live_start, values)
     if found is None:
@@ -23,4 +41,4 @@ async def begin(parts: Parts, tenant: str, cache: str, request: LookupRequest, b
     if view is None:
         async with parts.database.tenant(tenant) as connection:
             view = await parts.views.get(connection, wanted)
-    return pins_of(found, view, request), dict(zip(bases, found["attempts"], strict=True))
+    return Begun(pins_of(found, view, request), dict(zip(bases, found["attempts"], strict=True)), frozenset(found["lost"]))

@@ -15,13 +15,16 @@ from services.cache_api import store
 from services.cache_api.ask import Ask
 from services.cache_api.embed import call_text
 from services.cache_api.event import Event, Track, content_hash, link
+from services.cache_api.keying import KeyRow
 from services.cache_api.live.turn import LiveTurn, recorded_past
 from services.cache_api.live.writing import Place, Row
 from services.cache_api.lookup import Pins
 from services.cache_api.parts import Parts
 from services.cache_api.record import entry_ids
+from services.cache_api.spool import key_columns
 from services.cache_api.store import queries
 from services.kit.identifiers import new_id
+from services.kit.postgres import AsyncRows
 
 
 class Maker:
@@ -37,6 +40,7 @@ class Maker:
         clean = ToolResult.model_construct(content=content, is_error=result.is_error)
         event = Event(one.call.name, one.arguments, content, result.is_error, step=turn.position.step, recorded_at=now)
         event.schema_hash = one.schema_hash
+        one.live = True
         made = link(turn.position.parent, event)
         turn.rows.append(self._row(turn, one, event, now))
         turn.links.append(made)
@@ -88,6 +92,7 @@ class Maker:
                 if entry is not None and not entry["id"]:
                     entry["id"] = ids[turn.source, entry["step"]]
             turn.rows.clear()
+            turn.links.clear()
 
     def _keyed_ahead(self, turn: LiveTurn) -> bool:
         """Whether the keys made on the way are those that the recorder would make: all of it is read as the view reads it by now."""
@@ -110,7 +115,9 @@ class Maker:
             rows = await store.rows(connection, queries.sources_of_episode, {"cache": cache, "sources": [turn.source for turn in turns]})
         tracks: list[Track] = []
         for turn in turns:
-            past = turn.past if turn.past is not None else recorded_past([row for row in rows if row["source"] == turn.source])
+            first = turn.made[0].step or 0
+            stored_before = [row for row in rows if row["source"] == turn.source and row["step"] < first]
+            past = turn.past if turn.past is not None else recorded_past(stored_before)
             tracks.append(Track(turn.source, turn.item.scenario, turn.item.draw.task if turn.item.draw else None, [*past, *turn.made]))
         stored = await self.parts.recorder.store(self.tenant, cache, tracks, new_id("bat"))
         if stored["refused_total"]:
@@ -119,7 +126,37 @@ class Maker:
         sources, steps = [source for source, _ in made], [step for _, step in made]
         async with self.parts.database.tenant(self.tenant) as connection:
             found = await store.rows(connection, queries.entries_at, {"cache": cache, "source": sources, "step": steps})
-        return {made[row["n"]]: row["id"] for row in found}
+            ids = {made[row["n"]]: row["id"] for row in found}
+            await self._keep_visible(connection, turns, ids, stored["revision"])
+        return ids
+
+    async def _keep_visible(self, connection: AsyncRows, turns: Sequence[LiveTurn], ids: dict[tuple[str, int], str], revision: int) -> None:
+        """Keys under the request's view, where it is not the cache's any more: a run sees its own writes through its own view."""
+        view = self.pins.view
+        if (await store.find_cache(connection, self.pins.cache))["view"] == view.id:
+            return
+        keys = [_key(row, ids[row.source, row.step]) for turn in turns for row in turn.rows if row.tool in view.tools]
+        if keys:
+            await store.insert_keys(connection, self.pins.cache, view.id, key_columns(keys), revision)
+
+
+def _key(row: Row, entry: str) -> KeyRow:
+    return KeyRow(
+        entry=entry,
+        tool=row.tool,
+        key=row.key,
+        identity=row.identity,
+        scoped_state=row.scoped_state,
+        scenario=row.scenario,
+        source=row.source,
+        task=row.task,
+        result_digest=row.result_digest,
+        is_error=row.is_error,
+        transient=row.transient,
+        schema_hash=row.schema_hash,
+        recorded_at=row.recorded_at,
+        text=row.text,
+    )
 
 
 def _served(turn: LiveTurn, one: Ask, result: ToolResult, event: Event) -> dict[str, Any]:

@@ -1,47 +1,60 @@
-"""The live tool servers that the service's configuration names: one batch of calls out, as many results back."""
+"""The live tool servers that the service's configuration names: one batch of calls out, as many results back.
+
+A call belongs to a session, one for each (run, task, episode), which a server opens at the scenario's start. Whatever kind a server is, a
+batch that fails gives nothing: `LiveToolError` where no call was made, `LostCallsError` where nobody knows.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
-import httpx2
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
-
-from cacherl.errors import LiveToolError
 from cacherl.tier import ToolResult
-from services.kit.trace import outgoing_headers
+from services.cache_api.live.call import LiveCall
+from services.cache_api.live.http_server import HttpServer
+from services.cache_api.live.mcp_server import McpServer
+from services.cache_api.live.spec import LiveServerSpec, spec_of
 
-RESULTS = TypeAdapter(list[ToolResult])
 
+class LiveServer(Protocol):
+    """One server."""
 
-class LiveServers:
-    """The configured live tool servers."""
+    async def call(self, calls: Sequence[LiveCall]) -> list[ToolResult]:
+        """One result per call, in order; those of one session are made one after the other.
 
-    def __init__(self, urls: Mapping[str, str], timeout_s: float) -> None:
-        self.urls = dict(urls)
-        self._client = httpx2.AsyncClient(timeout=httpx2.Timeout(timeout_s, connect=5.0), follow_redirects=False, trust_env=False)
+        Errors: LiveToolError, LostCallsError; ConflictError `live-session-lost` where a session is gone that a call depends on.
+        """
+        ...
+
+    async def reset(self, sessions: Sequence[str]) -> None:
+        """Ends sessions, so that each begins anew at its scenario's start. Errors: LiveToolError."""
+        ...
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        ...
 
-    async def call(self, server: str, items: Sequence[dict[str, Any]]) -> list[ToolResult]:
-        """One result per call, in order. Errors: LiveToolError for anything but as many results as calls."""
-        try:
-            answer = await self._client.post(
-                f"{self.urls[server].rstrip('/')}/calls",
-                content=to_json({"items": list(items)}),
-                headers={"Content-Type": "application/json", **outgoing_headers()},
-            )
-        except httpx2.TransportError as error:
-            raise LiveToolError(f"The live server {server} does not answer ({type(error).__name__}).") from error
-        if answer.status_code != 200:
-            raise LiveToolError(f"The live server {server} answered {answer.status_code}.")
-        try:
-            body = from_json(answer.content, allow_inf_nan=False)
-            results = RESULTS.validate_python(body["results"] if isinstance(body, dict) else body)
-        except (ValueError, ValidationError, KeyError) as error:
-            raise LiveToolError(f"The live server {server} answered something that is no list of results.") from error
-        if len(results) != len(items):
-            raise LiveToolError(f"The live server {server} answered {len(results)} results to {len(items)} calls.")
-        return results
+
+class LiveServers:
+    """The configured servers, by name."""
+
+    def __init__(self, servers: Mapping[str, str | LiveServerSpec], timeout_s: float) -> None:
+        self._servers: dict[str, LiveServer] = {name: _server(name, spec_of(value), timeout_s) for name, value in servers.items()}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._servers
+
+    async def call(self, server: str, calls: Sequence[LiveCall]) -> list[ToolResult]:
+        """The results of a batch, one per call."""
+        return await self._servers[server].call(calls)
+
+    async def reset(self, server: str, sessions: Sequence[str]) -> None:
+        """Ends sessions."""
+        await self._servers[server].reset(sessions)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        for server in self._servers.values():
+            await server.close()
+
+
+def _server(name: str, spec: LiveServerSpec, timeout_s: float) -> LiveServer:
+    return McpServer(name, spec, timeout_s) if spec.kind == "mcp" else HttpServer(name, spec.url or "", timeout_s)

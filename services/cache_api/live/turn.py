@@ -21,6 +21,17 @@ from services.cache_api.reading import Reader
 MAX_ATTEMPTS = 9
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a live request begins with."""
+
+    pins: Pins
+    attempts: Mapping[str, int]
+    """How many attempts at an episode were recorded."""
+    lost: frozenset[str]
+    """Sessions that are not true any more."""
+
+
 @dataclass(slots=True)
 class LiveTurn:
     """One item: where it stands, the calls that it makes, and their answers."""
@@ -32,6 +43,8 @@ class LiveTurn:
     position: Position
     past: list[Event] | None
     """The live calls before it, where its history tells them; None where they stand in the store alone."""
+    lost: bool = False
+    """Whether a call of its session had no answer, so that nobody knows what the session holds."""
     links: list[Link] = field(default_factory=list)
     asks: list[Ask] = field(default_factory=list)
     made: list[Event] = field(default_factory=list)
@@ -48,6 +61,11 @@ class LiveTurn:
         """Its session at the live server."""
         assert self.item.session is not None
         return self.item.session
+
+    @property
+    def stale(self) -> bool:
+        """Whether its session may hold what another attempt, or a call without an answer, left there: it has to begin anew."""
+        return self.lost or (self.position.attempt > 1 and self.position.step == 0)
 
     @property
     def token(self) -> str:
@@ -89,12 +107,13 @@ def unplaced(request: LookupRequest, bases: Sequence[str]) -> list[str]:
     return [base for base, item in zip(bases, request.items, strict=True) if position_of(item.state, item.session or "") is None]
 
 
-def recorded_turns(request: LookupRequest, bases: Sequence[str], attempts: Mapping[str, int], pins: Pins, reader: Reader) -> list[LiveTurn]:
-    """The turns of a request in mode `record`, where every earlier call was live. `attempts`: those known of each `unplaced` episode.
+def recorded_turns(request: LookupRequest, bases: Sequence[str], begun: Begun, reader: Reader) -> list[LiveTurn]:
+    """The turns of a request in mode `record`, where every earlier call was live. `begun`: on its `unplaced` episodes.
 
     Errors: InputError `history-needed` for a token that says nothing of its live calls, ConflictError `episode-recorded`.
     """
     turns: list[LiveTurn] = []
+    pins, attempts = begun.pins, begun.attempts
     for number, (base, item) in enumerate(zip(bases, request.items, strict=True)):
         position = position_of(item.state, item.session or "")
         if position is not None:
@@ -106,7 +125,38 @@ def recorded_turns(request: LookupRequest, bases: Sequence[str], attempts: Mappi
         else:
             errors = [{"pointer": f"/items/{number}/history", "detail": "the calls before this turn, since none of them was recorded here"}]
             raise InputError("A live turn needs the history of an episode that was not live so far.", errors=errors, slug="history-needed")
+        turns[-1].lost = item.session in begun.lost
     return turns
+
+
+def fallen_turn(item: LookupItem, base: str, begun: Begun, reader: Reader) -> LiveTurn:
+    """Where an item of mode `fallthrough` stands: its live calls alone are its source, and what changed otherwise was not made live."""
+    pins, known = begun.pins, begun.attempts.get(base, 0)
+    position = position_of(item.state, item.session or "")
+    past: list[Event] | None = None
+    state = start(item, pins, reader.redactor)
+    if position is None:
+        made = [h for h in item.history or () if h.live] if item.state is None else []
+        past = [reader.event(h.call.name, h.call.arguments, h.result, h.outcome) for h in made]
+        links = chain(past)
+        attempt = max(known, 1) if past else next_attempt(base, known)
+        sure = all(event.name in pins.view.tools for event in past)
+        live = _made_live(item, pins, reader) if past else 0
+        position = Position(attempt, len(past), links[-1].id if links else None, live, sure)
+    return LiveTurn(item, base, state, position, past, lost=item.session in begun.lost)
+
+
+def _made_live(item: LookupItem, pins: Pins, reader: Reader) -> int:
+    """Which of the mutations in an item's history were live, as bits."""
+    live = 0
+    history = item.history or []
+    moved = 0
+    for number, call in enumerate(history):
+        after = len(start(item.model_copy(update={"history": history[: number + 1]}), pins, reader.redactor).mutations)
+        if call.live and after > moved:
+            live |= 1 << moved
+        moved = after
+    return live
 
 
 def _with_history(item: LookupItem, base: str, pins: Pins, reader: Reader, attempt: int) -> LiveTurn:
@@ -116,7 +166,7 @@ def _with_history(item: LookupItem, base: str, pins: Pins, reader: Reader, attem
     everything = (1 << len(state.mutations)) - 1
     known = all(event.name in pins.view.tools for event in past)
     position = Position(attempt, len(past), links[-1].id if links else None, everything, known)
-    return LiveTurn(item, base, state, position, past, links)
+    return LiveTurn(item, base, state, position, past, links=links)
 
 
 def chain(events: Sequence[Event]) -> list[Link]:

@@ -3,11 +3,11 @@
 -- `record_live` and `live_start` are the two statements of a live call. Each is a transaction of its own, so they set its tenant themselves;
 -- row-level security holds in them as everywhere.
 
--- A cache by id or name, a view of it (null: its own) as far as a process must know to use the one it has, and how many attempts at each of
--- these episodes were recorded.
-create function cache.live_start(of_tenant text, of_cache text, of_view text, of_sources text[])
+-- A cache by id or name, a view of it (null: its own) as far as a process must know to use the one it has, how many attempts at each of
+-- these episodes were recorded, and which of these sessions are lost.
+create function cache.live_start(of_tenant text, of_cache text, of_view text, of_sources text[], of_sessions text[])
 returns table (id text, revision bigint, view text, settings json, erased int8multirange, version integer, covers_through bigint,
-  attempts integer[])
+  attempts integer[], lost text[])
 language plpgsql as $$
 begin
   perform set_config('cacherl.tenant', of_tenant, true);
@@ -16,7 +16,8 @@ begin
     select case when exists (select from cache.entries e where e.cache_id = c.id and e.source = s.source) then coalesce((
       select max(k) from generate_series(2, 9) as k
       where exists (select from cache.entries e where e.cache_id = c.id and e.source = s.source || '~' || k)), 1) else 0 end
-    from unnest(of_sources) with ordinality as s(source, n) order by s.n)
+    from unnest(of_sources) with ordinality as s(source, n) order by s.n),
+    array(select l.session from cache.live_lost l where l.cache_id = c.id and l.session = any(of_sessions))
   from cache.caches c left join cache.views v on v.id = coalesce(of_view, c.view) and v.cache_id = c.id
   where c.id = of_cache or c.name = of_cache
   order by (c.id = of_cache) desc limit 1;
@@ -79,3 +80,50 @@ begin
   left join cache.entries e on stored.id is null and e.cache_id = of_cache and e.source = q.source and e.step = q.step;
 end
 $$;
+
+create table cache.live_flights (
+  cache_id text not null references cache.caches (id) on delete cascade,
+  flight bytea not null,
+  tenant text not null default kit.current_tenant(),
+  holder text not null,
+  lease_until timestamptz not null,
+  primary key (cache_id, flight)
+);
+comment on table cache.live_flights is
+  'Single flight: who makes a live call for a full key of a run now. The lease is renewed while the call runs; past it anybody may take over.';
+
+create table cache.live_spent (
+  cache_id text not null references cache.caches (id) on delete cascade,
+  run text not null,
+  tenant text not null default kit.current_tenant(),
+  calls bigint not null,
+  updated_at timestamptz not null default now(),
+  primary key (cache_id, run)
+);
+comment on table cache.live_spent is 'Live calls that runs with a budget have made.';
+
+create table cache.live_lost (
+  cache_id text not null references cache.caches (id) on delete cascade,
+  session text not null,
+  tenant text not null default kit.current_tenant(),
+  lost_at timestamptz not null default now(),
+  primary key (cache_id, session)
+);
+comment on table cache.live_lost is
+  'Sessions in which a call that may change something got no answer: nobody knows whether it happened, so what they say next is not true.';
+
+create table cache.live_divergence (
+  cache_id text not null references cache.caches (id) on delete cascade,
+  tool text not null,
+  tier text not null,
+  tenant text not null default kit.current_tenant(),
+  compared bigint not null default 0,
+  diverged bigint not null default 0,
+  failed bigint not null default 0,
+  example json,
+  primary key (cache_id, tool, tier)
+);
+comment on table cache.live_divergence is 'What mode `shadow` found; `example` is the last call that differed.';
+
+select kit.enable_tenancy(name::regclass) from unnest(array[
+  'cache.live_flights', 'cache.live_spent', 'cache.live_lost', 'cache.live_divergence']) name;

@@ -1,5 +1,6 @@
 """Lookups: the hot path. The body is validated once and the answer leaves as JSON without passing through models again."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ from cacherl.api.cache import LookupAnswer, LookupRequest
 from cacherl.errors import ForbiddenError
 from services.cache_api import store
 from services.cache_api.candidates import Candidates
+from services.cache_api.live.fallthrough import FallthroughLookup
 from services.cache_api.live.record import RecordLookup
 from services.cache_api.lookup import Lookup, Pins
 from services.cache_api.parts import Parts, PartsOf, Reader
@@ -16,31 +18,40 @@ from services.cache_api.pins import pins_of
 from services.kit.auth import Caller, Scope
 from services.kit.postgres import AsyncRows
 
+LIVE: Mapping[str, type[RecordLookup | FallthroughLookup]] = {"record": RecordLookup, "fallthrough": FallthroughLookup}
 router = APIRouter(prefix="/v1/caches/{cache}/lookups", tags=["lookups"])
 
 
 @router.post("", response_model=LookupAnswer, summary="Answer calls from the recordings")
 async def look_up(cache: str, body: LookupRequest, caller: Reader, parts: PartsOf) -> Response:
     """Pins that are null are chosen here and answered: the newest revision, the cache's view, now."""
-    if body.mode == "record":
-        pins, lookup, items = await record(cache, body, caller, parts)
+    if body.mode in LIVE:
+        lookup = await live(cache, body, caller, parts)
+        items = await lookup.answer()
     else:
-        async with parts.database.tenant(caller.tenant) as connection:
-            pins = await pinned(connection, cache, body, parts)
-            candidates = Candidates(connection, parts.embedder, view=pins.view, revision=pins.revision)
-            lookup = Lookup(pins, candidates, parts.redactor, body)
-            items = await lookup.answer()
+        lookup, items = await parts.direct.answer(caller.tenant, cache, body) or await recorded(cache, body, caller, parts)
+    pins = lookup.pins
     parts.tally.count(caller.tenant, pins.cache, lookup.asked)
     answer = {"revision": pins.revision, "view": pins.view.id, "as_of": pins.as_of, "items": items}
     return Response(orjson.dumps(answer, option=orjson.OPT_UTC_Z), media_type="application/json")
 
 
-async def record(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> tuple[Pins, RecordLookup, list[dict[str, Any]]]:
-    """Mode `record` writes, so it needs the scope to write. No transaction is open while the live server works."""
+async def recorded(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> tuple[Lookup, list[dict[str, Any]]]:
+    """The long way, which knows every error; the next request goes the short one."""
+    async with parts.database.tenant(caller.tenant) as connection:
+        pins = await pinned(connection, cache, body, parts)
+        candidates = Candidates(connection, parts.embedder, view=pins.view, revision=pins.revision)
+        lookup = Lookup(pins, candidates, parts.redactor, body)
+        items = await lookup.answer()
+    parts.direct.learn(caller.tenant, cache, body, pins)
+    return lookup, items
+
+
+async def live(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> RecordLookup | FallthroughLookup:
+    """A mode that makes live calls writes, so it needs the scope to write. No transaction is open while the live server works."""
     if Scope.CACHE_WRITE not in caller.scopes:
-        raise ForbiddenError("Mode `record` needs a key with the scope `cache:write`.")
-    lookup = await RecordLookup.begin(parts, caller.tenant, cache, body)
-    return lookup.pins, lookup, await lookup.answer()
+        raise ForbiddenError(f"Mode `{body.mode}` needs a key with the scope `cache:write`.")
+    return await LIVE[body.mode].begin(parts, caller.tenant, cache, body)
 
 
 async def pinned(connection: AsyncRows, cache: str, body: LookupRequest, parts: Parts) -> Pins:

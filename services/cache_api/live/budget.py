@@ -1,0 +1,23 @@
+"""How many live calls a run may make: counted before they are made, so that it is never exceeded, whoever makes them."""
+
+from services.cache_api import store
+from services.cache_api.live.writing import queries
+from services.kit.postgres import Database
+
+
+class Budget:
+    """The budget of one run; None: as many as it needs."""
+
+    def __init__(self, database: Database, tenant: str, cache: str, run: str, calls: int | None) -> None:
+        self.database, self.tenant, self.calls = database, tenant, calls
+        self._who = {"cache": cache, "run": run}
+
+    async def spend(self, wanted: int) -> int:
+        """How many of the wanted calls may be made."""
+        if self.calls is None or wanted == 0:
+            return wanted
+        async with self.database.tenant(self.tenant) as connection:
+            found = await store.row(connection, queries.spend, self._who | {"wanted": wanted, "budget": self.calls})
+            granted = found["calls"] if found is not None else 0
+            await connection.execute(queries.spent, self._who | {"calls": granted})
+        return granted

@@ -63,6 +63,10 @@ with recursive reachable as (
 )
 select count(*) as dropped from dropped;
 
+-- name: nested_loops
+-- Off around statements that walk whole tables: in a young table without statistics the planner takes every join for a small one.
+select set_config('enable_nestloop', %(how)s, true);
+
 -- name: links_left
 -- Of these links, those that histories of other recordings still need.
 select id, parent, tool from cache.histories where cache_id = %(cache)s and id = any(%(ids)s::bytea[]);

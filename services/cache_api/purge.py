@@ -91,7 +91,9 @@ async def _erase(connection: AsyncRows, filters: Row, made: Purge, folder: Path 
                 own.write(_own_link(row).hex().encode())
             erased = await store.row(connection, operations.erase_entries, {"cache": cache, "entries": [row["id"] for row in rows]})
             made.erased += erased["erased"] if erased else 0
+        await connection.execute(operations.nested_loops, {"how": "off"})
         dropped = await store.row(connection, operations.drop_unreachable_links, {"cache": cache})
+        await connection.execute(operations.nested_loops, {"how": "on"})
         made.links_dropped = dropped["dropped"] if dropped else 0
         for links in _many(own):
             made.links_blanked += await _blank(connection, cache, links)

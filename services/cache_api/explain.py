@@ -92,6 +92,6 @@ def _guess_gate(one: Ask, floor: float) -> str:
         return "the state is unknown"
     if one.best_effort is None:
         return "calibration has not earned this tool its best-effort tier"
-    if one.best_effort.fidelity < floor:
-        return f"its calibrated fidelity {one.best_effort.fidelity:.3f} lies below the floor {floor}"
-    return "no recording of equal identity, scenario and state"
+    if one.best_effort.fidelity_at(1.0) < floor:
+        return f"its calibrated fidelity {one.best_effort.fidelity_at(1.0):.3f} lies below the floor {floor}"
+    return f"no recording of equal identity, scenario and state is near enough (cosine {one.best_effort.threshold}, fidelity {floor})"

@@ -187,7 +187,7 @@ async def settle_robust(asks: list[Ask], candidates: Candidates, floor: float) -
 
 def may_guess(one: Ask, floor: float) -> bool:
     """Whether calibration earned this tool its best-effort tier, above the cache's floor."""
-    return one.best_effort is not None and one.best_effort.fidelity >= floor
+    return one.best_effort is not None and one.best_effort.fidelity_at(1.0) >= floor
 
 
 async def settle_paper(asks: list[Ask], candidates: Candidates, threshold: float) -> None:

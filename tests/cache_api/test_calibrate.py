@@ -182,6 +182,17 @@ def test_a_tool_that_is_wrong_where_its_pool_is_right_serves_nothing():
     assert (tools["good"].earned, tools["bad"].earned) == (True, False)
 
 
+def test_a_wider_target_never_takes_a_hit_away():
+    right = calls("t", 100, similarity=0.97, fuzzy=True)
+    doubtful = calls("d", 6, similarity=0.52, fuzzy=False)
+    served = [
+        next(t for t in found(ToolReplay("tool", "read/text", right + doubtful), target=target, floor=0.9).tools if t.tier == "fuzzy")
+        for target in (0.05, 0.5)
+    ]
+    assert [tool.earned for tool in served] == [True, True]
+    assert 0.52 < (served[1].threshold or 0) <= (served[0].threshold or 0), "the floor ends it where the wrong ones begin"
+
+
 def test_best_effort_is_earned_only_where_fuzzy_is_at_its_loosest():
     far = calls("t", 400, similarity=0.1, fuzzy=True, cosine=0.7, nearest=True)
     tool = ToolReplay("notes", "mutating/text", far)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cacherl.api.cache import ToolCalibration
-from cacherl.api.cache_calibration import Calibrated, CurvePoint, PoolCalibration
+from cacherl.api.cache_calibration import Calibrated, CurvePoint, FidelityStep, PoolCalibration
 from services.cache_api.calibration.draw import draw_order
 from services.cache_api.calibration.fidelity import DIGITS, Hit, pooled, shrunk, steps
 from services.cache_api.calibration.learn_then_test import Tested, loosest, losses, tasks_required, upper_bound
@@ -137,12 +137,13 @@ class _Tier:
         self.pool = hits([call for replay in replays for call in replay.calls])
 
     def of(self, replay: ToolReplay) -> ToolCalibration:
-        """What a tool has earned: its pool's threshold, where its own hits are believed enough."""
+        """What a tool has earned: its pool's threshold, or the similarity above it from which its own hits are believed enough."""
         hits = self.hits(replay.calls)
-        from_ = self.threshold if self.threshold is not None else 0.0
+        told = steps(hits, self.pool, EDGES[self.tier]) if hits and self.tier != "exact" else []
+        threshold = self._threshold(told)
+        from_ = threshold if threshold is not None else self.threshold or 0.0
         passing = [hit.right for hit in hits if hit.similarity >= from_]
-        fidelity = shrunk(passing, pooled(hit.right for hit in self.pool if hit.similarity >= from_))
-        earned = self.tier == "exact" or (self.threshold is not None and bool(passing) and fidelity >= self.floor)
+        earned = self.tier == "exact" or (threshold is not None and bool(passing))
         return ToolCalibration(
             tool=replay.tool,
             tier=self.tier,
@@ -150,13 +151,19 @@ class _Tier:
             calls=len(replay.calls),
             tasks=len({call.task for call in replay.calls}),
             false_hits=len(passing) - sum(passing),
-            fidelity=round(fidelity, DIGITS),
+            fidelity=round(shrunk(passing, pooled(hit.right for hit in self.pool if hit.similarity >= from_)), DIGITS),
             earned=earned,
-            threshold=self.threshold if earned else None,
+            threshold=threshold if earned else None,
             n_required=self.required,
             within_task=any(call.within_task for call in replay.calls),
-            steps=steps(hits, self.pool, EDGES[self.tier]) if hits and self.tier != "exact" else [],
+            steps=told,
         )
+
+    def _threshold(self, told: Sequence[FidelityStep]) -> float | None:
+        """A looser pool must not take from a tool what it would have served under a stricter one: the floor only ends where it begins."""
+        if self.threshold is None:
+            return None
+        return next((max(self.threshold, step.similarity) for step in told if step.fidelity >= self.floor), None)
 
 
 def curve(calls: Sequence[Replayed], levels: Sequence[Level]) -> list[CurvePoint]:

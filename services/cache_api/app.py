@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from cacherl import __version__
 from services.cache_api.parts import Parts
-from services.cache_api.routes import caches, calibrations, entries, lookups, operations, tools, views
+from services.cache_api.routes import caches, calibrations, divergence, entries, lookups, operations, tools, views
 from services.cache_api.settings import CacheSettings
 from services.kit.application import create_app
 
@@ -21,7 +21,16 @@ def create(settings: CacheSettings) -> FastAPI:
         name="cache_api",
         version=__version__,
         settings=settings,
-        routers=[caches.router, entries.router, lookups.router, tools.router, views.router, calibrations.router, operations.router],
+        routers=[
+            caches.router,
+            entries.router,
+            lookups.router,
+            tools.router,
+            views.router,
+            calibrations.router,
+            operations.router,
+            divergence.router,
+        ],
         lifespan=lifespan,
     )
 
@@ -41,5 +50,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_COUNTS_S):
                 await parts.tally.flush()
+        await parts.shadows.close()
         await parts.live_writer.close()
         await parts.live.close()

@@ -104,6 +104,11 @@ class Lookup:
     async def answer(self) -> list[dict[str, Any]]:
         """One `LookupItemAnswer` per item, as a dict in which results are JSON fragments."""
         turns = [Turn(item, self.pins, self.redactor) for item in self.request.items]
+        await self.through(turns)
+        return [{"state": turn.state.token, "results": turn.answers} for turn in turns]
+
+    async def through(self, turns: Sequence[Turn]) -> None:
+        """Answers turns wave by wave."""
         while waves := [(turn, asks) for turn in turns if (asks := turn.wave(self.pins, self.redactor))]:
             flat = [one for _, asks in waves for one in asks]
             await self._settle(flat)
@@ -113,7 +118,6 @@ class Lookup:
                 for one in asks:
                     self._take(turn, one)
             self.asked += flat
-        return [{"state": turn.state.token, "results": turn.answers} for turn in turns]
 
     async def _settle(self, asks: list[Ask]) -> None:
         if self.pins.preset == "paper":

@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from services.cache_api.direct import Direct
 from services.cache_api.embed import Embedder, HashingEmbedder
 from services.cache_api.jobs import Worker
 from services.cache_api.live.landings import Landings
 from services.cache_api.live.servers import LiveServers
+from services.cache_api.live.shadows import Shadows
 from services.cache_api.live.writing import LiveWriter
 from services.cache_api.record import Recorder
 from services.cache_api.redact import Redactor
@@ -35,7 +35,7 @@ class Parts:
     live: LiveServers
     live_writer: LiveWriter
     landings: Landings
-    direct: Direct
+    shadows: Shadows
 
     @classmethod
     def of(cls, database: Database, settings: CacheSettings) -> "Parts":
@@ -56,7 +56,7 @@ class Parts:
             live,
             LiveWriter(database, embedder),
             Landings(),
-            Direct(database, embedder, redactor),
+            Shadows(),
         )
 
 

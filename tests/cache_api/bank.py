@@ -90,8 +90,8 @@ def mcp_server(bank: Bank) -> Server[Any]:
         return ListToolsResult(tools=[])
 
     async def call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
-        if bank.broken:
-            await asyncio.sleep(3600)
+        while bank.broken:  # for longer than anybody waits
+            await asyncio.sleep(0.1)
         if params.name == "refused":
             raise MCPError(INVALID_PARAMS, "no tool refused")
         state = ctx.session._connection.state

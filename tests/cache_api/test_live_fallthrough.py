@@ -229,7 +229,9 @@ async def test_after_a_change_without_an_answer_a_session_begins_anew_or_is_lost
     more = turn(call("transfer", {"account": "A1", "amount": 1}), state=state)
     await fall(cache, more, status=503)
     bank.broken = False
+    bank.made.clear()
     assert (await fall(cache, more, status=409))["type"].endswith("live-session-lost")
+    assert bank.made == []
     # Run again from its start, the episode is true.
     again = await fall(cache, turn(call("transfer", {"account": "A1", "amount": 2})))
     assert only(again)["result"]["content"] == "done, receipt R9800"

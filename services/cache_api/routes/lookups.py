@@ -12,13 +12,15 @@ from services.cache_api import store
 from services.cache_api.candidates import Candidates
 from services.cache_api.live.fallthrough import FallthroughLookup
 from services.cache_api.live.record import RecordLookup
+from services.cache_api.live.shadow import ShadowLookup
 from services.cache_api.lookup import Lookup, Pins
 from services.cache_api.parts import Parts, PartsOf, Reader
 from services.cache_api.pins import pins_of
 from services.kit.auth import Caller, Scope
 from services.kit.postgres import AsyncRows
 
-LIVE: Mapping[str, type[RecordLookup | FallthroughLookup]] = {"record": RecordLookup, "fallthrough": FallthroughLookup}
+Live = RecordLookup | FallthroughLookup | ShadowLookup
+LIVE: Mapping[str, type[Live]] = {"record": RecordLookup, "fallthrough": FallthroughLookup, "shadow": ShadowLookup}
 router = APIRouter(prefix="/v1/caches/{cache}/lookups", tags=["lookups"])
 
 
@@ -29,7 +31,7 @@ async def look_up(cache: str, body: LookupRequest, caller: Reader, parts: PartsO
         lookup = await live(cache, body, caller, parts)
         items = await lookup.answer()
     else:
-        lookup, items = await parts.direct.answer(caller.tenant, cache, body) or await recorded(cache, body, caller, parts)
+        lookup, items = await recorded(cache, body, caller, parts)
     pins = lookup.pins
     parts.tally.count(caller.tenant, pins.cache, lookup.asked)
     answer = {"revision": pins.revision, "view": pins.view.id, "as_of": pins.as_of, "items": items}
@@ -37,18 +39,17 @@ async def look_up(cache: str, body: LookupRequest, caller: Reader, parts: PartsO
 
 
 async def recorded(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> tuple[Lookup, list[dict[str, Any]]]:
-    """The long way, which knows every error; the next request goes the short one."""
+    """From the recordings alone."""
     async with parts.database.tenant(caller.tenant) as connection:
         pins = await pinned(connection, cache, body, parts)
         candidates = Candidates(connection, parts.embedder, view=pins.view, revision=pins.revision)
         lookup = Lookup(pins, candidates, parts.redactor, body)
         items = await lookup.answer()
-    parts.direct.learn(caller.tenant, cache, body, pins)
     return lookup, items
 
 
-async def live(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> RecordLookup | FallthroughLookup:
-    """A mode that makes live calls writes, so it needs the scope to write. No transaction is open while the live server works."""
+async def live(cache: str, body: LookupRequest, caller: Caller, parts: Parts) -> Live:
+    """A mode that makes live calls needs the scope to write. No transaction is open while the live server works."""
     if Scope.CACHE_WRITE not in caller.scopes:
         raise ForbiddenError(f"Mode `{body.mode}` needs a key with the scope `cache:write`.")
     return await LIVE[body.mode].begin(parts, caller.tenant, cache, body)

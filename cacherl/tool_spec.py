@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from cacherl.canonicalisers import CANONICALISERS
 from cacherl.errors import DataError
 from cacherl.pointer import pointer
+from cacherl.remembered import Remembered
 from cacherl.wire import Json, Wire
 
 
@@ -99,13 +100,22 @@ class ToolSpec(Wire):
         Raises `DataError` (`tool-schema`) where the schema itself is no JSON Schema. References to other documents are never followed.
         """
         try:
-            validator = _validator(pydantic_core.to_json(self.function.parameters))
+            validator = _validator_of(self.function.parameters)
+            if validator.is_valid(arguments):
+                return []
             return [(pointer(error.instance_path), error.message) for error in validator.iter_errors(arguments)]
         except ValueError as error:  # a schema that is none, or that refers to what it must not
             reason = str(error).partition("\n")[0]
             raise DataError(
                 f"the schema of {self.name} is not valid: {reason}", pointer="/function/parameters", slug="tool-schema"
             ) from None
+
+
+def _made(parameters: dict[str, Any]) -> jsonschema_rs.Validator:
+    return _validator(pydantic_core.to_json(parameters))
+
+
+_validator_of: Remembered[dict[str, Any], jsonschema_rs.Validator] = Remembered(_made)
 
 
 @lru_cache(maxsize=4096)

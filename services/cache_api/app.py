@@ -10,6 +10,7 @@ from cacherl import __version__
 from services.cache_api.parts import Parts
 from services.cache_api.routes import caches, calibrations, divergence, entries, lookups, operations, tools, views
 from services.cache_api.settings import CacheSettings
+from services.cache_api.short_way import ShortWay
 from services.kit.application import create_app
 
 LAST_COUNTS_S = 5.0
@@ -17,7 +18,7 @@ LAST_COUNTS_S = 5.0
 
 def create(settings: CacheSettings) -> FastAPI:
     """The application on these settings."""
-    return create_app(
+    app = create_app(
         name="cache_api",
         version=__version__,
         settings=settings,
@@ -33,6 +34,8 @@ def create(settings: CacheSettings) -> FastAPI:
         ],
         lifespan=lifespan,
     )
+    app.add_middleware(ShortWay, service=app)
+    return app
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from pydantic_core import to_json
@@ -21,7 +22,7 @@ MAX_REASONS = 3
 MAX_REASON = 200
 
 
-@dataclass(slots=True)
+@dataclass
 class Ask:
     """A call under way to its answer."""
 
@@ -34,7 +35,6 @@ class Ask:
     tool: ViewTool | None
     canonical: dict[str, Any] = field(default_factory=dict)
     key: bytes = b""
-    identity: bytes = b""
     scoped_state: bytes | None = None
     not_before: datetime | None = None
     """Recordings older than this are past the tool's ttl."""
@@ -61,6 +61,11 @@ class Ask:
     def moves(self) -> bool:
         """Whether it may change the state; of an unknown tool nobody knows, so yes."""
         return self.tool is None or self.tool.moves
+
+    @cached_property
+    def identity(self) -> bytes:
+        """Equal for calls that differ in free text alone; what is near must share it."""
+        return identity(self.call.name, self.canonical, self.spec)
 
     @property
     def schema_hash(self) -> str | None:
@@ -111,14 +116,14 @@ def ask(
         return made
     if tool is None:
         return made
-    made.identity = identity(call.name, made.canonical, spec)
     made.scoped_state = scoped(state, made.stated, spec)
     made.faults = tool.spec.refusals(made.arguments)
     if tool.spec.annotations.ttl_s is not None:
         made.not_before = _before(as_of, tool.spec.annotations.ttl_s)
-    made.exact = view.calibrated.get((call.name, Tier.EXACT))
-    made.fuzzy = _earned(view.calibrated.get((call.name, Tier.FUZZY)))
-    made.best_effort = _earned(view.calibrated.get((call.name, Tier.BEST_EFFORT)))
+    if view.calibrated:
+        made.exact = view.calibrated.get((call.name, Tier.EXACT))
+        made.fuzzy = _earned(view.calibrated.get((call.name, Tier.FUZZY)))
+        made.best_effort = _earned(view.calibrated.get((call.name, Tier.BEST_EFFORT)))
     return made
 
 

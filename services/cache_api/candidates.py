@@ -26,6 +26,10 @@ class Candidates:
         self.made_by = view.embedder
         self.pins: Row = {"cache": view.cache, "view": view.id, "revision": revision}
 
+    async def rows(self, query: Any, parameters: Row) -> list[Row]:
+        """All rows of a statement, in the caller's transaction."""
+        return await rows(self.connection, query, parameters)
+
     async def exact_robust(self, asks: Sequence[Ask]) -> Found:
         """Of the full key."""
         return await self._ask(
@@ -77,7 +81,7 @@ class Candidates:
             "scenario": [a.item.scenario for a in asks],
             "excluded": [a.excluded for a in asks],
         }
-        found = {r["n"]: r for r in await rows(self.connection, queries.same_call_elsewhere, {**columns, **self.pins})}
+        found = {r["n"]: r for r in await self.rows(queries.same_call_elsewhere, {**columns, **self.pins})}
         return [found.get(n, {"other_state": 0, "other_scenario": 0}) for n in range(len(asks))]
 
     async def _ask(self, query: Any, asks: Sequence[Ask], question: Callable[[Ask], Row], limit: int = NEAREST) -> Found:
@@ -99,7 +103,7 @@ class Candidates:
                 return [[] for _ in asks]  # a cache without vectors: nothing is near
             columns["embedding"] = list(embedded(self.embedder, self.made_by, columns["embedding"]))
         answers: Found = [[] for _ in distinct]
-        for found in await rows(self.connection, query, {**columns, **self.pins, "limit": limit, "rows": NEAREST_ROWS}):
+        for found in await self.rows(query, {**columns, **self.pins, "limit": limit, "rows": NEAREST_ROWS}):
             answers[found["n"]].append(_candidate(found))
         return [answers[number] for number in index]
 

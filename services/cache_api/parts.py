@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.cache_api.direct import Direct
 from services.cache_api.embed import Embedder, HashingEmbedder
 from services.cache_api.jobs import Worker
 from services.cache_api.live.landings import Landings
@@ -36,6 +37,7 @@ class Parts:
     live_writer: LiveWriter
     landings: Landings
     shadows: Shadows
+    direct: Direct
 
     @classmethod
     def of(cls, database: Database, settings: CacheSettings) -> "Parts":
@@ -57,11 +59,12 @@ class Parts:
             LiveWriter(database, embedder),
             Landings(),
             Shadows(),
+            Direct(database, embedder, redactor),
         )
 
 
-def parts_of(request: Request) -> Parts:
-    """The parts of the application that serves a request."""
+async def parts_of(request: Request) -> Parts:
+    """The parts of the application that serves a request. Async although it waits for nothing: FastAPI gives any other to a thread."""
     return request.app.state.parts
 
 

@@ -15,6 +15,7 @@ from cacherl.api.cache import EntryLine, LineProblem
 from cacherl.api.common import FieldError
 from cacherl.errors import DataError
 from cacherl.recordings import answered_calls
+from cacherl.remembered import Remembered
 from cacherl.tier import CallOutcome, ToolResult
 from cacherl.tool_call import canonical
 from cacherl.tool_spec import ToolSpec
@@ -58,7 +59,7 @@ class Reader:
     found: dict[tuple[str, str | None], ToolSpec] = field(default_factory=dict)
     """Specs that the lines bring, by name and schema."""
     _read_specs: dict[bytes, ToolSpec] = field(default_factory=dict)
-    _hashes: dict[int, tuple[ToolSpec, str | None]] = field(default_factory=dict)
+    _hash: Remembered[ToolSpec, str | None] = field(default_factory=lambda: Remembered(schema_hash))
 
     def read(self, line: bytes, number: int) -> Track:
         """The track of a line; DataError where it cannot be one."""
@@ -89,13 +90,6 @@ class Reader:
         trajectory = Trajectory.model_validate(value | {"tools": []})
         trajectory.tools = [self._read_specs[text] for text in texts]
         return trajectory
-
-    def _hash(self, spec: ToolSpec) -> str | None:
-        if id(spec) not in self._hashes:
-            self._hashes[id(spec)] = (spec, schema_hash(spec))  # the spec with it: its id stays its own
-            if len(self._hashes) > KEPT_SPECS:
-                self._hashes = {id(spec): self._hashes[id(spec)]}
-        return self._hashes[id(spec)][1]
 
     def _trajectory(self, trajectory: Trajectory, number: int) -> Track:
         specs = {spec.name: spec for spec in trajectory.tools}

@@ -12,6 +12,7 @@ import hmac
 import re
 from typing import Any
 
+from cacherl.remembered import Remembered
 from cacherl.tool_spec import ToolSpec
 
 PATTERNS = re.compile(
@@ -41,7 +42,7 @@ class Redactor:
 
     def call(self, arguments: dict[str, Any], spec: ToolSpec | None) -> dict[str, Any]:
         """Arguments without secrets; the same object where there are none."""
-        if spec is not None and has_secrets(spec.function.parameters):
+        if spec is not None and _has_secrets(spec.function.parameters):
             arguments = self._marked(arguments, spec.function.parameters)
         return self.value(arguments)
 
@@ -95,6 +96,9 @@ def has_secrets(schema: Any) -> bool:
     properties = schema.get("properties")
     inner = list(properties.values()) if isinstance(properties, dict) else []
     return is_secret(schema) or any(has_secrets(item) for item in [*inner, schema.get("items")])
+
+
+_has_secrets: Remembered[dict[str, Any], bool] = Remembered(has_secrets)
 
 
 def luhn(text: str) -> bool:

@@ -4,15 +4,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
 from cacherl.api.cache import Select
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """Equal recordings, as one; `entry` is the oldest of them."""
 
     key: bytes
@@ -27,10 +26,10 @@ class Candidate:
     source: str
     step: int
     recorded_at: datetime | None
-    arguments: str
-    """JSON as recorded."""
     result: str
     """JSON as recorded."""
+    arguments: str = "{}"
+    """JSON as recorded; read of near calls alone."""
     distance: float = 1.0
     """Cosine distance to the asked call."""
 

@@ -1,0 +1,171 @@
+"""The short way of a lookup: what a request is pinned to and the candidates of its exact tier come in one round trip.
+
+A lookup needs a view before it can ask for anything, and a view costs questions of its own. So the view that this process read last for
+the cache is taken to be the one that the cache still reads by, and `cache.look` answers what the cache is by now beside the candidates, in
+one snapshot. Where that is something else, or anything at all is wrong with the request, nothing of the attempt is kept and the caller
+goes the long way, which knows all the errors. An answer is the same on both ways.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from psycopg import sql
+
+from cacherl.api.cache import CacheSettings, LookupRequest
+from cacherl.errors import CacheRLError
+from services.cache_api import store
+from services.cache_api.ask import Ask
+from services.cache_api.candidates import Candidates, Found
+from services.cache_api.embed import Embedder
+from services.cache_api.lookup import Lookup, Pins
+from services.cache_api.redact import Redactor
+from services.cache_api.store import Row
+from services.cache_api.tiers.candidate import Candidate
+from services.cache_api.view import View
+from services.kit.postgres import Database
+
+LOOK = sql.SQL("select * from cache.look(%(tenant)s, %(cache)s, %(view)s::text, %(revision)s::bigint, %(robust)s, %(questions)s::jsonb)")
+NEWEST = 1 << 62
+"""Stands for the newest revision until the database says which it is: every tool of a view is known there."""
+KEPT = 1024
+Place = tuple[str, str, str | None]
+"""Tenant, the cache's name or id, the view that the request names."""
+
+
+class MovedError(Exception):
+    """What was taken for granted is not so: go the long way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A cache as a request found it."""
+
+    cache: str
+    settings: CacheSettings
+    """They never change."""
+    view: View
+
+
+class Direct:
+    """Answers lookups of caches that were read before."""
+
+    def __init__(self, database: Database, embedder: Embedder, redactor: Redactor) -> None:
+        self.database = database
+        self.embedder = embedder
+        self.redactor = redactor
+        self._known: OrderedDict[Place, Known] = OrderedDict()
+
+    def learn(self, tenant: str, cache: str, request: LookupRequest, pins: Pins) -> None:
+        """Remembers what the long way found."""
+        self._known[tenant, cache, request.view] = Known(pins.cache, pins.settings, pins.view)
+        while len(self._known) > KEPT:
+            self._known.popitem(last=False)
+
+    async def answer(self, tenant: str, cache: str, request: LookupRequest) -> tuple[Lookup, list[dict[str, Any]]] | None:
+        """The lookup, pinned, and its items' answers; None: go the long way."""
+        known = self._known.get((tenant, cache, request.view))
+        if known is None:
+            return None
+        revision = request.revision if request.revision is not None else NEWEST
+        preset = request.preset or known.settings.preset
+        pins = Pins(known.cache, known.settings, revision, known.view, request.as_of or datetime.now(UTC), preset)
+        candidates = DirectCandidates(self.database, self.embedder, tenant, cache, request, known)
+        lookup = Lookup(pins, candidates, self.redactor, request)
+        try:
+            items = await lookup.answer()
+            if not candidates.verified:
+                await candidates.look((), robust=True)
+        except (MovedError, CacheRLError):
+            self._known.pop((tenant, cache, request.view), None)
+            return None
+        lookup.pins = replace(pins, revision=candidates.pins["revision"])
+        return lookup, items
+
+
+class DirectCandidates(Candidates):
+    """Candidates without a transaction around them: each statement has its own, all at one revision of one view."""
+
+    def __init__(self, database: Database, embedder: Embedder, tenant: str, cache: str, request: LookupRequest, known: Known) -> None:
+        self.database = database
+        self.embedder = embedder
+        self.made_by = known.view.embedder
+        self.tenant, self.name, self.known = tenant, cache, known
+        self.verified = False
+        self.pins: Row = {"cache": known.cache, "view": known.view.id, "revision": request.revision}
+        self._view = request.view
+
+    async def rows(self, query: Any, parameters: Row) -> list[Row]:
+        """All rows of a statement, in a transaction of its own."""
+        if not self.verified:
+            await self.look((), robust=True)
+            parameters = parameters | self.pins
+        async with self.database.tenant(self.tenant) as connection:
+            return await store.rows(connection, query, parameters)
+
+    async def exact_robust(self, asks: Sequence[Ask]) -> Found:
+        """Of the full key."""
+        return await self.look(asks, robust=True) if asks else []
+
+    async def exact_paper(self, asks: Sequence[Ask]) -> Found:
+        """Of tool and arguments."""
+        return await self.look(asks, robust=False) if asks else []
+
+    async def look(self, asks: Sequence[Ask], *, robust: bool) -> Found:
+        """Candidates for each ask. Raises `MovedError` where the cache is not what it was taken for."""
+        found = await self.database.call(LOOK, self._question(asks, robust))
+        self._verify(found[0][0] if found else None)
+        answers: Found = [[] for _ in asks]
+        for _, n, *columns in found[1:]:
+            answers[n].append(Candidate(*columns))
+        return answers
+
+    def _question(self, asks: Sequence[Ask], robust: bool) -> Row:
+        try:
+            questions = orjson.dumps(
+                [
+                    (
+                        one.key.hex(),
+                        one.scoped_state.hex() if one.scoped_state is not None else None,
+                        one.item.scenario,
+                        one.item.exclude_sources,
+                        one.schema_hash,
+                        one.not_before,
+                    )
+                    for one in asks
+                ]
+            ).decode()
+        except TypeError:  # half a surrogate pair
+            raise MovedError from None
+        if "\\u0000" in questions:  # which no text in the database holds
+            raise MovedError
+        view = self.known.view.id if self.verified else self._view
+        return {
+            "tenant": self.tenant,
+            "cache": self.known.cache if self.verified else self.name,
+            "view": view,
+            "revision": self.pins["revision"],
+            "robust": robust,
+            "questions": questions,
+        }
+
+    def _verify(self, pins: list[Any] | None) -> None:
+        """Compares what the cache is with what it was taken for, and settles the revision."""
+        if self.verified:
+            return
+        if pins is None:
+            raise MovedError
+        cache, newest, present, erased, view, owner, version, since, through = pins
+        known = self.known.view
+        same = (cache, view, owner, version, through) == (self.known.cache, known.id, known.cache, known.version, known.covers_through)
+        if not same or erased or (through is None and present != view):
+            raise MovedError
+        last = newest if through is None else through
+        revision = self.pins["revision"]
+        if revision is not None and not since <= revision <= last:
+            raise MovedError
+        self.pins["revision"] = last if revision is None else revision
+        self.verified = True

@@ -8,7 +8,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from cacherl.replayed_call import ReplayedCall
+from cacherl.fidelity.replayed_call import ReplayedCall
 from cacherl.result_digest import result_digest
 from cacherl.tool_spec import ToolSpec
 

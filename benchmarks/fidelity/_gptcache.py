@@ -20,7 +20,7 @@ from gptcache.manager import CacheBase, VectorBase, get_data_manager
 from gptcache.similarity_evaluation.distance import SearchDistanceEvaluation
 
 from benchmarks.fidelity._baselines import Verdict, digest
-from cacherl.replayed_call import ReplayedCall
+from cacherl.fidelity.replayed_call import ReplayedCall
 from cacherl.tool_spec import ToolSpec
 from services.cache_api.embed import DIMENSION, HashingEmbedder
 

@@ -22,9 +22,9 @@ from benchmarks.fidelity import _gptcache, _plots
 from benchmarks.fidelity._baselines import RULES, Verdict, by_key, ordinal
 from benchmarks.fidelity._service import service
 from benchmarks.fidelity._sources import Split, refused, splits
-from cacherl.fidelity import Measured, measure
-from cacherl.rate import TaskHits, rate
-from cacherl.replayed_call import ReplayedCall, replayed_calls
+from cacherl.fidelity.measure import Measured, measure
+from cacherl.fidelity.rate import TaskHits, rate
+from cacherl.fidelity.replayed_call import ReplayedCall, replayed_calls
 from cacherl.tier import CallOutcome
 from cacherl.tool_spec import ToolSpec
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.fidelity._service import service
 from benchmarks.fidelity._sources import half
-from cacherl.fidelity import Measured, measure
+from cacherl.fidelity.measure import Measured, measure
 from cacherl.importers import import_file
 from cacherl.tier import CallOutcome
 

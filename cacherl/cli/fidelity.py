@@ -15,10 +15,10 @@ from cacherl.cli.output import print_json, print_table, speaks_plainly
 from cacherl.cli.system import HomeOption, JsonOption, need_checkout
 from cacherl.client import CacheClient
 from cacherl.errors import NotFoundError, ServiceError, UsageError
-from cacherl.fidelity import FidelityReport, measure
+from cacherl.fidelity.measure import FidelityReport, measure
+from cacherl.fidelity.rate import Rate
 from cacherl.importers import import_file
 from cacherl.jobs import JobState
-from cacherl.rate import Rate
 from cacherl.runtime import Runtime, connect, from_environment, from_home, system
 from cacherl.tier import Preset
 from cacherl.tool_spec import Annotations
@@ -106,7 +106,7 @@ def calibration(
 def _show(found: Calibration, plot: Path | None, as_json: bool) -> None:
     if plot is not None:
         try:
-            from cacherl.calibration_plot import draw  # noqa: PLC0415  (matplotlib is an extra)
+            from cacherl.report.calibration import draw  # noqa: PLC0415  (matplotlib is an extra)
         except ImportError as error:
             raise UsageError("plots need matplotlib: install cacherl[report]") from error
         draw(found, plot)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cacherl.false_hit import FalseHit, Served, counted, false_hit
+from cacherl.fidelity.false_hit import FalseHit, Served, counted, false_hit
 from cacherl.tier import ToolResult
 
 ASKED = Served(b"key", b"here")

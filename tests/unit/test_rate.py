@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
+from cacherl.fidelity.rate import TaskHits, clustered_interval, rate
 from cacherl.intervals import clopper_pearson
-from cacherl.rate import TaskHits, clustered_interval, rate
 
 
 def test_a_rate_counts_hits_over_all_calls_and_false_ones_over_hits():

@@ -10,12 +10,11 @@ from matplotlib.figure import Figure
 from cacherl.api.cache import Calibration
 from cacherl.api.cache_calibration import CurvePoint
 from cacherl.errors import UsageError
+from cacherl.report.plots import BLUE, GREEN, GREY
 
 __all__ = ["draw"]
 
 FORMATS = {".png", ".svg", ".pdf"}
-BLUE, GREEN, RED, GREY = "#0072B2", "#009E73", "#D55E00", "#8a8a8a"
-"""Told apart without colour vision (Okabe and Ito 2008)."""
 
 
 def draw(found: Calibration, path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from cacherl.replayed_call import ReplayedCall
+from cacherl.fidelity.replayed_call import ReplayedCall
 from cacherl.result_digest import result_digest
 from cacherl.tool_spec import ToolSpec
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cacherl.api.cache import HistoryItem
 from cacherl.errors import DataError
-from cacherl.false_hit import Served
+from cacherl.fidelity.false_hit import Served
 from cacherl.recordings import answered_calls
 from cacherl.tier import CallOutcome, ToolResult
 from cacherl.tool_call import ToolCall, exact_key

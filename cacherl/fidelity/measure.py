@@ -21,11 +21,11 @@ from pydantic import Field
 from cacherl.api.cache import CacheCreate, CacheSettings, Calibration, CalibrationCreate, LookupCall, LookupItem, LookupRequest
 from cacherl.client import CacheClient
 from cacherl.errors import DataError, ServiceError
-from cacherl.false_hit import FalseHit, Served, counted, false_hit
+from cacherl.fidelity.false_hit import FalseHit, Served, counted, false_hit
+from cacherl.fidelity.plain_key import PlainKey
+from cacherl.fidelity.rate import Rate, TaskHits, rate
+from cacherl.fidelity.replayed_call import ReplayedCall, replayed_calls
 from cacherl.jobs import JobState
-from cacherl.plain_key import PlainKey
-from cacherl.rate import Rate, TaskHits, rate
-from cacherl.replayed_call import ReplayedCall, replayed_calls
 from cacherl.result_digest import result_digest
 from cacherl.tier import CallOutcome, LookupResult, Preset
 from cacherl.tool_cache import CachePins
@@ -76,7 +76,7 @@ class FidelityReport(Wire):
     tiers: Tiers
     misses: int
     kinds: dict[str, int]
-    """False hits by kind (`cacherl.false_hit`)."""
+    """False hits by kind (`cacherl.fidelity.false_hit`)."""
     unearned: list[Unearned]
     trajectories: Trajectories
     plain_key: Rate

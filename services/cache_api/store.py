@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from cacherl.api.cache import Cache, CacheSettings, ToolCalibration
+from cacherl.api.cache import Cache, ToolCalibration
 from cacherl.errors import NotFoundError
 from cacherl.tier import CallOutcome
 from cacherl.tool_spec import Annotations, ToolSpec
@@ -42,7 +42,7 @@ async def find_cache(connection: AsyncRows, cache: str) -> Row:
 
 def cache_model(found: Row) -> Cache:
     """A cache as it is answered."""
-    return Cache(**{name: found[name] for name in Cache.model_fields} | {"settings": CacheSettings.model_validate(found["settings"])})
+    return Cache.model_validate({name: found[name] for name in Cache.model_fields})
 
 
 async def load_view(connection: AsyncRows, view: str) -> View:

@@ -8,7 +8,7 @@ import orjson
 import typer
 
 from cacherl.api.cache import CacheCreate, CacheSettings, LookupCall, LookupItem, LookupRequest
-from cacherl.cli import cache_admin, fidelity, tools
+from cacherl.cli import cache_admin, cache_live, fidelity, tools
 from cacherl.cli.output import print_json, print_table, speaks_plainly
 from cacherl.cli.system import HomeOption, JsonOption
 from cacherl.client import CacheClient
@@ -19,7 +19,15 @@ from cacherl.tier import Preset
 
 app = typer.Typer(no_args_is_help=True, help="Caches of recorded tool results.")
 app.add_typer(cache_admin.snapshot, name="snapshot")
-for command in (*cache_admin.COMMANDS, fidelity.calibrate, fidelity.calibration, fidelity.fidelity, tools.tools, tools.learn):
+for command in (
+    *cache_admin.COMMANDS,
+    cache_live.divergence,
+    fidelity.calibrate,
+    fidelity.calibration,
+    fidelity.fidelity,
+    tools.tools,
+    tools.learn,
+):
     app.command()(command)
 
 

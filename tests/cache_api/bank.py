@@ -90,7 +90,7 @@ def mcp_server(bank: Bank) -> Server[Any]:
         return ListToolsResult(tools=[])
 
     async def call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
-        while bank.broken:  # for longer than anybody waits
+        while bank.broken:  # noqa: ASYNC110 - for longer than anybody waits
             await asyncio.sleep(0.1)
         if params.name == "refused":
             raise MCPError(INVALID_PARAMS, "no tool refused")

@@ -115,6 +115,14 @@ async def test_requests_at_the_same_time_are_stored_together_and_each_gets_its_o
     assert ids == {result["entry"]["id"] for answer in answers for result in answer["items"][0]["results"]}
 
 
+async def test_a_turn_that_is_sent_twice_is_made_once(live: Cache, bank: Bank):
+    state = (await live.look(turn(WRITE), mode="record", run="run"))["items"][0]["state"]
+    again = turn(WRITE, state=state)
+    await live.look(again, mode="record", run="run")
+    assert (await live.look(again, mode="record", run="run", status=409))["type"].endswith("recorded-otherwise")
+    assert bank.calls == 2
+
+
 async def test_a_tool_that_the_view_lacks_is_recorded_from_the_start_of_its_episode(live: Cache):
     state = None
     for called in (WRITE, call("get_rate", {"of": "EUR"}), READ, call("get_rate", {"of": "USD"})):

@@ -90,6 +90,15 @@ def only(answer: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+async def switched(cache: Cache, view: str) -> None:
+    """Until the cache reads through a view."""
+    for _ in range(400):
+        if (await cache.get())["view"] == view:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the view is not built")
+
+
 each_kind = pytest.mark.parametrize("kind", ["http", "mcp", "stdio"])
 
 
@@ -238,11 +247,10 @@ async def test_after_a_change_without_an_answer_a_session_begins_anew_or_is_lost
     assert only(again)["entry"]["source"] == "run/t1/0~2"
 
 
-async def test_an_mcp_refusal_is_what_the_tool_says(open_cache: Open, bank: Bank, serve: Serve):
-    bank.broken = False
-    cache = await open_cache()
-    said = only(await fall(cache, turn(call("no_such_tool", {}))))
-    assert (said["live"], said["result"]["is_error"]) == (True, True)
+@pytest.mark.parametrize(("kind", "name", "text"), [("mcp", "refused", "no tool refused"), ("http", "other", "no tool other")])
+async def test_what_a_server_refuses_is_what_the_tool_says(cache: Cache, bank: Bank, name: str, text: str):
+    said = only(await fall(cache, turn(call(name, {}))))
+    assert (said["outcome"], said["live"], said["result"]) == ("exact", True, {"content": text, "is_error": True})
 
 
 async def test_in_the_papers_preset_the_key_is_the_call_alone(cache: Cache, bank: Bank):
@@ -256,11 +264,7 @@ async def test_in_the_papers_preset_the_key_is_the_call_alone(cache: Cache, bank
 async def test_a_run_sees_its_writes_through_its_own_view_when_the_cache_has_another(cache: Cache, bank: Bank):
     pinned = (await cache.get())["view"]
     made = (await cache.http.post(f"{cache.url}/views", json={"annotations": {"search_notes": {"mutating": False}}})).json()
-    for _ in range(200):
-        if (await cache.get(f"/views/{made['id']}"))["state"] == "succeeded":
-            break
-        await asyncio.sleep(0.05)
-    assert (await cache.get())["view"] == made["id"]
+    await switched(cache, made["id"])
     assert only(await fall(cache, turn(WEATHER), view=pinned))["live"] is True
     assert only(await fall(cache, turn(WEATHER, episode=1), view=pinned))["live"] is False
     assert (await cache.one("get_weather", {"city": "Bern"}))["outcome"] == "exact"
@@ -317,3 +321,30 @@ async def test_a_leader_that_is_killed_frees_its_followers(
         replica.wait()
     assert [only(answer)["result"]["content"] for answer in answers] == ["sunny in Bern"] * 4
     assert bank.calls == 2
+
+
+async def test_who_cannot_go_live_is_served_what_the_run_wrote(cache: Cache, bank: Bank):
+    wrote = await fall(cache, turn(WRITE))
+    read = only(await fall(cache, turn(READ, state=wrote["items"][0]["state"])))
+    # Within the budget everybody changes his own session; beyond it the same change in the same state is known.
+    own = await fall(cache, turn(WRITE, episode=1))
+    assert (only(own)["live"], bank.calls) == (True, 3)
+    borrowed = await fall(cache, turn(WRITE, episode=2), budget=0)
+    assert (only(borrowed)["live"], only(borrowed)["outcome"]) == (False, "exact")
+    known = only(await fall(cache, turn(READ, episode=2, state=borrowed["items"][0]["state"]), budget=0))
+    assert (known["live"], known["entry"]["id"]) == (False, read["entry"]["id"])
+    assert bank.calls == 3
+
+
+async def test_a_view_that_ages_recordings_takes_the_runs_own_fresh_answer(open_cache: Open, bank: Bank):
+    cache = await open_cache()
+    old = {"call": WEATHER, "result": {"content": "snow in Bern"}, "scenario": "s1", "source": "o", "step": 0}
+    await cache.record(old | {"recorded_at": "2020-01-01T00:00:00Z"})
+    made = (await cache.http.post(f"{cache.url}/views", json={"annotations": {"get_weather": {"ttl_s": 3600}}})).json()
+    await switched(cache, made["id"])
+    pins = {"mode": "fallthrough", "run": "run"}
+    first = (await cache.results(turn(WEATHER), **pins))[0]
+    assert (first["live"], first["result"]["content"]) == (True, "sunny in Bern")
+    revision = (await cache.get())["revision"] - 1
+    again = (await cache.results(turn(WEATHER, episode=1), **pins, revision=revision))[0]
+    assert (again["live"], again["result"]["content"]) == (False, "sunny in Bern")

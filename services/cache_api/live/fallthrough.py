@@ -2,8 +2,9 @@
 
 A lookup sees the pinned revision and what the run itself wrote since. A miss is made live where the call's session holds every change that
 its result depends on, and the run's budget allows it; else it stays a miss that says why. Calls that cannot change anything are made once
-for a full key, however many need them at the same time and in whichever replica; what changes something, or answers differently each time,
-is made by everybody for himself. In a wave the reads come before the one call that may change something, live ones too.
+for a full key, however many need them at the same time and in whichever replica. What changes something, or answers differently each time,
+is made by everybody for himself, and only who cannot is served what another episode of the run was told. In a wave the reads come before
+the one call that may change something, live ones too.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from services.cache_api.live.budget import Budget
 from services.cache_api.live.calling import Calling
 from services.cache_api.live.flights import Flights, flight_of
 from services.cache_api.live.making import Maker
-from services.cache_api.live.own import OwnCandidates
+from services.cache_api.live.own import OwnCandidates, shared
 from services.cache_api.live.position import joined
 from services.cache_api.live.truth import REASONS, not_true
 from services.cache_api.live.turn import Begun, LiveTurn, fallen_turn
@@ -108,10 +109,21 @@ class FallthroughLookup(Lookup):
                 true.append((turn, one))
             else:
                 self.why[id(one)] = reason
-        shared = [(turn, one) for turn, one in true if _shared(one)]
-        await self._lead([(turn, one) for turn, one in true if not one.moves and not _shared(one)])
-        await self._fly(shared)
+        common = [(turn, one) for turn, one in true if shared(one)]
+        await self._lead([(turn, one) for turn, one in true if not one.moves and not shared(one)])
+        await self._fly(common)
         await self._lead([(turn, one) for turn, one in true if one.moves])
+        await self._borrow([one for _, one in missed if id(one) in self.why and not shared(one)])
+
+    async def _borrow(self, asks: Sequence[Ask]) -> None:
+        """What cannot be made live may still have been made by another episode of the run, in the same state."""
+        known = [one for one in asks if one.scoped_state is not None]
+        if not known:
+            return
+        async with self.parts.database.tenant(self.tenant) as connection:
+            found = await OwnCandidates(connection, self.parts.embedder, self.pins, self.run).own(known)
+        for one, candidates in zip(known, found, strict=True):
+            one.settle(Tier.EXACT, exact.robust(candidates, schema_refuses=bool(one.faults)))
 
     async def _fly(self, made: Sequence[Missed]) -> None:
         """Makes calls that one may make for all: those whose flight is free, until none is left; the others read what was stored."""
@@ -189,9 +201,3 @@ class FallthroughLookup(Lookup):
         text = f"{MISS_MARK} {one.call.name}: {REASONS[reason]}."
         result = ToolResult(content=text, is_error=True)
         turn.take(one, CallOutcome.MISS, result, no_answer(one, CallOutcome.MISS, text) | {"miss": reason.value})
-
-
-def _shared(one: Ask) -> bool:
-    """Whether one may make the call for all: it changes nothing, answers alike each time, and the schema takes it."""
-    stochastic = one.spec is None or one.spec.annotations.stochastic is True
-    return not one.moves and not stochastic and not one.faults

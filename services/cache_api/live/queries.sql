@@ -1,6 +1,6 @@
 -- name: live_start
-select id, revision, view, settings, erased, version, covers_through, attempts, lost
-from cache.live_start(%(tenant)s, %(cache)s, %(view)s, %(sources)s::text[], %(sessions)s::text[]);
+select id, revision, view, settings, erased, version, covers_through, attempts, lost, passed
+from cache.live_start(%(tenant)s, %(cache)s, %(view)s, %(sources)s::text[], %(sessions)s::text[], %(placed)s::text[], %(steps)s::integer[]);
 
 -- name: record_live
 -- Everything that a group of live calls recorded, in one statement; no row where the view moved.

@@ -107,6 +107,12 @@ def unplaced(request: LookupRequest, bases: Sequence[str]) -> list[str]:
     return [base for base, item in zip(bases, request.items, strict=True) if position_of(item.state, item.session or "") is None]
 
 
+def placed(request: LookupRequest, bases: Sequence[str]) -> dict[str, int]:
+    """The sources whose place a token tells, and their next steps."""
+    at = {base: position_of(item.state, item.session or "") for base, item in zip(bases, request.items, strict=True)}
+    return {attempt_name(base, place.attempt): place.step for base, place in at.items() if place is not None}
+
+
 def recorded_turns(request: LookupRequest, bases: Sequence[str], begun: Begun, reader: Reader) -> list[LiveTurn]:
     """The turns of a request in mode `record`, where every earlier call was live. `begun`: on its `unplaced` episodes.
 

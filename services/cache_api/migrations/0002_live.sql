@@ -4,10 +4,11 @@
 -- row-level security holds in them as everywhere.
 
 -- A cache by id or name, a view of it (null: its own) as far as a process must know to use the one it has, how many attempts at each of
--- these episodes were recorded, and which of these sessions are lost.
-create function cache.live_start(of_tenant text, of_cache text, of_view text, of_sources text[], of_sessions text[])
+-- these episodes were recorded, which of these sessions are lost, and which sources have recordings at or past a step.
+create function cache.live_start(of_tenant text, of_cache text, of_view text, of_sources text[], of_sessions text[],
+  of_placed text[], of_steps integer[])
 returns table (id text, revision bigint, view text, settings json, erased int8multirange, version integer, covers_through bigint,
-  attempts integer[], lost text[])
+  attempts integer[], lost text[], passed text[])
 language plpgsql as $$
 begin
   perform set_config('cacherl.tenant', of_tenant, true);
@@ -17,7 +18,9 @@ begin
       select max(k) from generate_series(2, 9) as k
       where exists (select from cache.entries e where e.cache_id = c.id and e.source = s.source || '~' || k)), 1) else 0 end
     from unnest(of_sources) with ordinality as s(source, n) order by s.n),
-    array(select l.session from cache.live_lost l where l.cache_id = c.id and l.session = any(of_sessions))
+    array(select l.session from cache.live_lost l where l.cache_id = c.id and l.session = any(of_sessions)),
+    array(select p.source from unnest(of_placed, of_steps) as p(source, step)
+      where exists (select from cache.entries e where e.cache_id = c.id and e.source = p.source and e.step >= p.step))
   from cache.caches c left join cache.views v on v.id = coalesce(of_view, c.view) and v.cache_id = c.id
   where c.id = of_cache or c.name = of_cache
   order by (c.id = of_cache) desc limit 1;

@@ -144,11 +144,37 @@ def _with_schema(value: Any, schema: Any, root: dict[str, Any], depth: int) -> A
         properties = schema.get("properties")
         if not isinstance(properties, dict):
             return value
-        filled = {name: inner["default"] for name, inner in properties.items() if isinstance(inner, dict) and "default" in inner} | value
-        return {name: _with_schema(inner, properties.get(name), root, depth + 1) for name, inner in filled.items()}
+        defaults, documents = _properties(schema, root)
+        filled = {**defaults, **value} if defaults else value
+        return {
+            name: inner
+            if type(inner) in _PLAIN or (type(inner) is str and name not in documents)
+            else _with_schema(inner, properties.get(name), root, depth + 1)
+            for name, inner in filled.items()
+        }
     if isinstance(value, list) and isinstance(schema.get("items"), dict):
         return [_with_schema(item, schema["items"], root, depth + 1) for item in value]
     return value
+
+
+_PLAIN = frozenset({int, float, bool, type(None)})
+"""What no schema changes."""
+_PROPERTIES: dict[int, tuple[dict[str, Any], dict[str, Any], dict[str, Any], frozenset[str]]] = {}
+_MAX_PROPERTIES = 8192
+
+
+def _properties(schema: dict[str, Any], root: dict[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+    """The defaults of an object's properties, and the names of those that may hold a document as text: worked out once for each schema."""
+    found = _PROPERTIES.get(id(schema))
+    if found is None or found[1] is not root:
+        properties = schema["properties"]
+        defaults = {name: inner["default"] for name, inner in properties.items() if isinstance(inner, dict) and "default" in inner}
+        documents = frozenset(name for name, inner in properties.items() if _wants_document(_resolved(inner, root)))
+        if len(_PROPERTIES) >= _MAX_PROPERTIES:
+            _PROPERTIES.clear()
+        # The schema is kept beside what was made of it, so that its identity stays its own.
+        found = _PROPERTIES[id(schema)] = (schema, root, defaults, documents)
+    return found[2], found[3]
 
 
 def _resolved(schema: Any, root: dict[str, Any]) -> dict[str, Any] | None:
@@ -174,11 +200,21 @@ def _at(reference: str, root: dict[str, Any]) -> Any:
     return found
 
 
+def _types(schema: dict[str, Any]) -> set[str]:
+    types = schema.get("type")
+    return {types} if isinstance(types, str) else {t for t in types if isinstance(t, str)} if isinstance(types, list) else set()
+
+
+def _wants_document(schema: dict[str, Any] | None) -> bool:
+    """Whether a string here is read as the object or array that it holds."""
+    wanted = _types(schema) if schema is not None else set()
+    return "string" not in wanted and bool(wanted & {"object", "array"})
+
+
 def _document(text: str, schema: dict[str, Any]) -> Any:
     """The document that a string holds where the schema wants an object or an array and no string; else the string."""
-    types = schema.get("type")
-    wanted = {types} if isinstance(types, str) else set(types) if isinstance(types, list) else set()
-    if "string" in wanted or not wanted & {"object", "array"}:
+    wanted = _types(schema)
+    if not _wants_document(schema):
         return text
     try:
         value = pydantic_core.from_json(text, allow_inf_nan=False)

@@ -82,12 +82,12 @@ class Credentials:
 
     async def authenticate(self, token: str | None) -> Caller:
         """The caller behind a token; UnauthenticatedError for none, a malformed, unknown, expired or revoked one."""
-        if token is None or not tokens.is_well_formed(token):
-            raise UnauthenticatedError("Send `Authorization: Bearer crl_…` with a valid API key.")
-        digest = tokens.fingerprint(token)
+        digest = tokens.fingerprint(token) if token is not None and token.isascii() else b""
         remembered = self._remembered.get(digest)
         if remembered is not None and remembered[0] > time.monotonic():
             return remembered[1]
+        if token is None or not tokens.is_well_formed(token):
+            raise UnauthenticatedError("Send `Authorization: Bearer crl_…` with a valid API key.")
         caller, left_s = await (self._find_key(token) if tokens.is_key(token) else self._find_delegation(digest))
         if len(self._remembered) >= REMEMBER_AT_MOST:
             self._remembered.clear()

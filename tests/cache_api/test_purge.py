@@ -148,9 +148,7 @@ async def test_erasing_what_was_hidden_before_leaves_the_revisions_in_between(to
         assert (await town.one(*WEATHER[:2], revision=revision))["outcome"] == "miss"
 
 
-async def test_an_erased_call_in_the_history_of_others_is_blanked(
-    town: Cache, database: Database
-):
+async def test_an_erased_call_in_the_history_of_others_is_blanked(town: Cache, database: Database):
     """What came after it keeps its keys in the present view; a view that is built later knows that it does not know."""
     secret = ("transfer", {"account": "A1", "amount": 471147114711}, "receipt QUOKKA-1234")
     await town.record(trajectory("r1", [secret, READ]), trajectory("r2", [secret, READ], scenario="s2"))

@@ -26,7 +26,8 @@ RESULTS = ROOT / "results"
 def found() -> dict[str, Path]:
     """Name → file of every benchmark."""
     files = sorted(path for path in ROOT.glob("*/*.py") if not path.stem.startswith("_"))
-    return {f"{path.parent.name}.{path.stem}": path for path in files}
+    whole = {path.parent.name: path for path in sorted(ROOT.glob("*/__main__.py"))}  # a folder that is one benchmark
+    return {f"{path.parent.name}.{path.stem}": path for path in files} | whole
 
 
 def purpose(path: Path) -> str:

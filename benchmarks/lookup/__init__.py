@@ -1,0 +1,1 @@
+"""How fast the cache answers: `python -m benchmarks.lookup`."""

@@ -1,0 +1,282 @@
+"""How fast the cache answers, and how fast it is filled. Prints one JSON object.
+
+    python -m benchmarks.lookup [--home DIR] [--parts load exact near recall rivals] [--sizes 10000 100000 1000000] [--seconds 2] [--json]
+
+The system is the embedded Postgres with its ordinary settings and one process of the cache service, over HTTP on this machine; clients are
+closed loops in this process. Caches are filled through the service, so filling them is a measurement: without an embedder for the exact
+tier (at every size), with the hashing one for the near tiers (up to 100,000). Yardsticks of the same run: a bare `SELECT` by primary key
+through psycopg, a FastAPI endpoint that does nothing under the same uvicorn, GPTCache in process.
+
+What a part found is kept in the home folder: a part that is there is not measured again (`--again` does), so a run can be taken up where
+it stopped. Near tiers are switched on by hand, so that they are measured whether or not these recordings would earn them.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import psutil
+import psycopg
+
+from benchmarks.lookup import _asks, _client, _recall, _rivals
+from benchmarks.lookup._client import request
+from benchmarks.lookup._system import System, memory, running, sizes
+from benchmarks.lookup._workload import SPECS, lines
+
+BATCH = 64
+CLIENTS = (1, 16, 64)
+DISTINCT = 4_096
+NEAR_AT_MOST = 100_000
+FILLED_AT_ONCE = 50_000
+RECALL_QUERIES = 25
+Found = dict[str, Any]
+
+
+class Bench:
+    """One run on a running system."""
+
+    def __init__(self, system: System, entries: Sequence[int], seconds: float) -> None:
+        self.system, self.entries, self.seconds = system, entries, seconds
+        self.http = httpx2.Client(base_url=system.url, headers=system.headers, timeout=900)
+
+    @property
+    def near_entries(self) -> list[int]:
+        """Sizes at which the near tiers are measured."""
+        return [size for size in self.entries if size <= NEAR_AT_MOST]
+
+    def load(self) -> Found:
+        """Fills the caches through the service; entries a second, seconds, sizes on disk, memory."""
+        told: Found = {}
+        for size in self.near_entries:
+            told[f"hashing {size}"] = self._fill(f"near-{size}", size, "hashing")
+        for size in self.entries:
+            told[f"none {size}"] = self._fill(f"exact-{size}", size, None)
+        with psycopg.connect(self.system.admin, autocommit=True) as connection:
+            began = time.perf_counter()
+            connection.execute("vacuum analyze")
+            told["vacuum_s"] = round(time.perf_counter() - began, 1)
+        for kind, size in [("near", n) for n in self.near_entries] + [("exact", n) for n in self.entries]:
+            label = f"{'hashing' if kind == 'near' else 'none'} {size}"
+            told[label]["bytes"] = sizes(self.system.admin, self._cache(f"{kind}-{size}")["id"])
+        return told
+
+    def _fill(self, name: str, size: int, embedder: str | None) -> Found:
+        self.http.post("/v1/caches", json={"name": name, "tools": list(SPECS.values()), "settings": {"embedder": embedder}})
+        body = b"".join(lines(size)).splitlines(keepends=True)
+        began, cpu, peak, stored = time.perf_counter(), _cpu(self.system), 0, 0
+        share = FILLED_AT_ONCE // 8
+        for start in range(0, len(body), share):
+            part = body[start : start + share]
+            chunks = (b"".join(part[at : at + 50]) for at in range(0, len(part), 50))
+            answer = self.http.post(f"/v1/caches/{name}/entries", params={"batch": f"{name}-{start}"}, content=chunks)
+            answer.raise_for_status()
+            stored += answer.json()["stored"]
+            peak = max(peak, memory(self.system.service))
+        seconds, used = time.perf_counter() - began, [after - before for before, after in zip(cpu, _cpu(self.system), strict=True)]
+        return {
+            "stored": stored,
+            "seconds": round(seconds, 1),
+            "entries_per_s": round(stored / seconds),
+            "cpu_us_per_entry": {"service": round(1e6 * used[0] / stored), "postgres": round(1e6 * used[1] / stored)},
+            "service_bytes_at_most": peak,
+        }
+
+    def _cache(self, name: str) -> Found:
+        answer = self.http.get(f"/v1/caches/{name}")
+        answer.raise_for_status()
+        return answer.json()
+
+    def exact(self) -> Found:
+        """Exact lookups, single and in batches, and the yardsticks."""
+        told: Found = {"nothing": [], "caches": {}}
+        asked = _asks.exact("viw_x", min(self.entries), 512)
+        bodies = [orjson.dumps({"items": [one.item]}) for one in asked]
+        nothing = [request(f"{self.system.nothing}/nothing", body, self.system.headers) for body in bodies]
+        for clients in CLIENTS:
+            told["nothing"].append(self._load(self.system.nothing, nothing, clients, 1))
+        for size in self.entries:
+            cache = self._cache(f"exact-{size}")
+            limit = _rivals.bare_select(self.system.admin, cache["id"], self.seconds)
+            asked = _asks.exact(cache["view"], size, DISTINCT)
+            told["caches"][size] = self._asked(cache["name"], asked, [(c, b) for b in (1, BATCH) for c in CLIENTS], "exact")
+            told["caches"][size]["bare_select"] = limit
+            told["caches"][size]["memory"] = {"service": memory(self.system.service), "postgres": memory(self.system.postgres)}
+        return told
+
+    def _asked(self, name: str, asked: Sequence[_asks.Asked], how: Sequence[tuple[int, int]], outcome: str, **more: Any) -> Found:
+        url = f"{self.system.url}/v1/caches/{name}/lookups"
+        told: Found = {"distinct": len(asked), "loads": []}
+        for clients, batch in how:
+            groups = [asked[at : at + batch] for at in range(0, len(asked) - batch + 1, batch)]
+            bodies = [orjson.dumps({"items": [one.item for one in group], **more}) for group in groups]
+            requests = [request(url, body, self.system.headers) for body in bodies]
+            if "outcomes" not in told:
+                told |= self._checked(requests[:256], groups[:256], outcome)
+            told["loads"].append(self._load(self.system.url, requests, clients, batch))
+        return told
+
+    def _checked(self, requests: list[bytes], groups: Sequence[Sequence[_asks.Asked]], outcome: str) -> Found:
+        """The outcomes of a first pass; a lookup that answers otherwise than it should is no measurement."""
+        answers = [orjson.loads(body) for body in _client.answers(self.system.url, requests)]
+        results = [result for answer in answers for one in answer["items"] for result in one["results"]]
+        outcomes = Counter(result["outcome"] for result in results)
+        if outcomes[outcome] < 0.8 * len(results):
+            raise RuntimeError(f"wanted {outcome}, found {dict(outcomes)}")
+        asked = [one for group in groups for one in group]
+        right = sum(one.answer is None or result["result"]["content"] == one.answer for one, result in zip(asked, results, strict=True))
+        return {"outcomes": dict(outcomes), "answered_as_recorded": round(right / len(results), 4)}
+
+    def _load(self, url: str, requests: Sequence[bytes], clients: int, batch: int) -> Found:
+        _client.load(url, requests, clients=clients, seconds=self.seconds / 8)
+        return _client.load(url, requests, clients=clients, seconds=self.seconds).told(batch)
+
+    def near(self) -> Found:
+        """Fuzzy and best-effort lookups of both presets."""
+        told: Found = {}
+        how = [(1, 1), (16, 1), (1, BATCH)]
+        for size in self.near_entries:
+            name = f"near-{size}"
+            self._switch_on(self._cache(name)["view"])
+            view = self._cache(name)["view"]
+            told[str(size)] = {
+                "fuzzy, robust": self._asked(name, _asks.reworded(view, size, 1024, alike=True), how, "fuzzy"),
+                "best_effort, robust": self._asked(name, _asks.reworded(view, size, 1024, alike=False), how, "best_effort"),
+                "best_effort, paper": self._asked(name, _asks.unseen(1024), how, "best_effort", preset="paper"),
+                "exact, robust": self._asked(name, _asks.exact(view, size, DISTINCT), [(1, 1), (1, BATCH)], "exact"),
+                "memory": {"service": memory(self.system.service), "postgres": memory(self.system.postgres)},
+            }
+        return told
+
+    def _switch_on(self, view: str) -> None:
+        said = {"calls": 0, "tasks": 0, "false_hits": 0, "earned": True, "n_required": None}
+        calibration = [{"tool": name, "tier": "fuzzy", "fidelity": 0.99, "threshold": 0.8} | said for name in _asks.TEXT_TOOLS]
+        calibration += [{"tool": name, "tier": "best_effort", "fidelity": 0.95, "threshold": 0.0} | said for name in _asks.TEXT_TOOLS]
+        with psycopg.connect(self.system.admin, autocommit=True) as connection:
+            told = orjson.dumps(calibration).decode()
+            connection.execute("update cache.views set calibration = %s::json, version = version + 1 where id = %s", (told, view))
+
+    def recall(self) -> Found:
+        """The vector search against an exact one."""
+        size = max(self.near_entries)
+
+        def serve(items: Sequence[Found]) -> list[Found]:
+            answer = self.http.post(f"/v1/caches/near-{size}/lookups", json={"items": list(items), "preset": "paper"})
+            answer.raise_for_status()
+            return [one["results"][0] for one in answer.json()["items"]]
+
+        return {"entries": size, **_recall.recall(size, RECALL_QUERIES, serve)}
+
+    def rivals(self) -> Found:
+        """GPTCache on the same recordings, at the sizes of the near tiers."""
+        told: Found = {}
+        for size in self.near_entries:
+            exact = [one.item["calls"][0] for one in _asks.exact("viw_x", size, 1024)]
+            near = [one.item["calls"][0] for one in _asks.unseen(1024)]
+            asked = {
+                "entries": size,
+                "exact": [_rivals.question(call["name"], call["arguments"]) for call in exact],
+                "near": [_rivals.question(call["name"], call["arguments"]) for call in near],
+                "seconds": self.seconds,
+            }
+            command = [sys.executable, "-m", "benchmarks.lookup._rivals"]
+            done = subprocess.run(command, input=orjson.dumps(asked), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+            told[str(size)] = orjson.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else "not installed: the extra `bench`"
+        return told
+
+
+PARTS: dict[str, Callable[[Bench], Found]] = {
+    "load": Bench.load,
+    "exact": Bench.exact,
+    "near": Bench.near,
+    "recall": Bench.recall,
+    "rivals": Bench.rivals,
+}
+
+
+def _cpu(system: System) -> list[float]:
+    """CPU seconds of the service and of Postgres so far."""
+    found: list[float] = []
+    for process in (system.service, system.postgres):
+        total = 0.0
+        for one in [process, *process.children(recursive=True)]:
+            times = one.cpu_times()
+            total += times.user + times.system
+        found.append(total)
+    return found
+
+
+def ratios(found: Found) -> Found:
+    """What the targets are about."""
+    told: Found = {}
+    if "exact" in found:
+        caches = found["exact"]["caches"]
+        p50 = {int(size): {(load["clients"], load["batch"]): load["p50_ms"] for load in one["loads"]} for size, one in caches.items()}
+        nothing = found["exact"]["nothing"][0]["p50_ms"]
+        small, large = min(p50), max(p50)
+        told["exact p50 / endpoint that does nothing (<= 2)"] = {n: round(one[1, 1] / nothing, 2) for n, one in p50.items()}
+        told["exact p50 / bare SELECT"] = {n: round(one[1, 1] / caches[str(n)]["bare_select"]["p50_ms"], 2) for n, one in p50.items()}
+        told["batch of 64 / one (<= 4)"] = {n: round(one[1, BATCH] / one[1, 1], 2) for n, one in p50.items()}
+        told[f"exact p50 at {large} / at {small} (<= 1.5)"] = round(p50[large][1, 1] / p50[small][1, 1], 2)
+    if "near" in found and len(found["near"]) > 1:
+        sizes_ = sorted(found["near"], key=int)
+        for kind in ("fuzzy, robust", "best_effort, robust", "best_effort, paper"):
+            small, large = (found["near"][n][kind]["loads"][0]["p50_ms"] for n in (sizes_[0], sizes_[-1]))
+            told[f"{kind}: p50 at {sizes_[-1]} / at {sizes_[0]} (<= 3)"] = round(large / small, 2)
+    return told
+
+
+def machine() -> Found:
+    """On what it ran."""
+    memory_bytes = psutil.virtual_memory().total
+    system = {"system": platform.system(), "processor": platform.machine(), "python": platform.python_version()}
+    return {"cores": os.cpu_count(), "memory_bytes": memory_bytes, **system, "load_average_after": os.getloadavg()}
+
+
+def main() -> int:
+    """Measures the parts that are not there yet, and prints them all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lookup", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--home", type=Path, help="folder of the data and of what was found; default: one that goes afterwards")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
+    parser.add_argument("--again", action="store_true", help="measure parts again that are there")
+    parser.add_argument("--json", action="store_true", help="nothing but JSON is printed anyhow")
+    given = parser.parse_args()
+    home = given.home or Path(tempfile.mkdtemp(prefix="crl-lookup-"))
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o711)
+    kept = home / "lookup.json"
+    found: Found = orjson.loads(kept.read_bytes()) if kept.exists() else {}
+    missing = [part for part in given.parts if part not in found or (given.again and part != "load")]
+    try:
+        if missing:
+            with running(home) as system:
+                bench = Bench(system, sorted(given.sizes), given.seconds)
+                for part in missing:
+                    began = time.perf_counter()
+                    sys.stderr.write(f"{part} …\n")
+                    found[part] = PARTS[part](bench)
+                    found.setdefault("seconds", {})[part] = round(time.perf_counter() - began, 1)
+                    kept.write_bytes(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))
+        found = orjson.loads(kept.read_bytes()) if kept.exists() else found
+        told = {"schema": "cacherl.lookup-benchmark/1", "machine": machine(), "ratios": ratios(found), **found}
+        print(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
+    finally:
+        if given.home is None:
+            shutil.rmtree(home, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,24 +7,29 @@ from cache.live_start(%(tenant)s, %(cache)s, %(view)s, %(sources)s::text[], %(se
 select n, id, same, revision from cache.record_live(%(tenant)s, %(cache)s, %(view)s, %(version)s, %(batch)s, %(entries)s::json,
   %(arguments)s::text[], %(results)s::text[], %(links)s::json, %(link_arguments)s::text[]);
 
--- name: exact_own
--- What the run itself wrote since its pinned revision, under the full key, or in preset `paper` under tool and arguments alone.
-select q.n - 1 as n, g.*, e.source, e.step, e.recorded_at, e.arguments::text as arguments, e.result::text as result
-from unnest(%(key)s::bytea[], %(state)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[], %(schema_hash)s::text[], %(not_before)s::timestamptz[])
-  with ordinality as q(key, state, scenario, excluded, schema_hash, not_before, n)
+-- name: exact_seen
+-- What a run sees under the full key, or in preset `paper` under tool and arguments alone, grouped by result: its pinned revision (`pinned`) and
+-- what it wrote itself since (`mine`). `offset 0` keeps the planner from beginning with the entries, which it does where it knows no statistics.
+select q.n - 1 as n, g.*, e.source, e.step, e.recorded_at, e.arguments, e.result
+from unnest(%(key)s::bytea[], %(state)s::bytea[], %(scenario)s::text[], %(excluded)s::jsonb[], %(schema_hash)s::text[], %(not_before)s::timestamptz[],
+  %(pinned)s::boolean[], %(mine)s::boolean[]) with ordinality as q(key, state, scenario, excluded, schema_hash, not_before, pinned, mine, n)
 cross join lateral (
   select k.key, k.result_digest as digest, k.is_error,
-    q.not_before is null or coalesce(k.recorded_at >= q.not_before, false) as fresh,
-    k.schema_hash is null or q.schema_hash is null or k.schema_hash = q.schema_hash as schema_agrees,
+    %(paper)s or q.not_before is null or coalesce(k.recorded_at >= q.not_before, false) as fresh,
+    %(paper)s or k.schema_hash is null or q.schema_hash is null or k.schema_hash = q.schema_hash as schema_agrees,
     count(*) as support, (array_agg(k.entry order by k.revision, k.entry))[1] as entry
   from cache.entry_keys k
   where k.cache_id = %(cache)s and k.view = %(view)s and k.key = q.key
-    and (%(paper)s or (k.scoped_state = q.state and k.scenario = q.scenario))
-    and k.revision > %(revision)s and starts_with(k.source, %(own)s) and k.removed_revision is null and not k.transient
+    and (%(paper)s or (k.scoped_state = q.state and k.scenario = q.scenario)) and not k.transient
+    and ((q.pinned and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s))
+      or (q.mine and k.revision > %(revision)s and k.removed_revision is null and starts_with(k.source, %(run)s)))
     and not q.excluded ? k.source
   group by 1, 2, 3, 4, 5
 ) g
-join cache.entries e on e.cache_id = %(cache)s and e.id = g.entry;
+cross join lateral (
+  select o.source, o.step, o.recorded_at, o.arguments::text as arguments, o.result::text as result
+  from cache.entries o where o.cache_id = %(cache)s and o.id = g.entry offset 0
+) e;
 
 -- name: take_flights
 -- Those of these flights that nobody holds. In order, so that two takers never wait for each other in a circle; what crashed holders left

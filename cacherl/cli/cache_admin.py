@@ -35,6 +35,8 @@ def create(
     preset: str = typer.Option("robust", help="robust or paper."),
     tools: Path | None = typer.Option(None, help="Tool specs with their annotations: a JSON list."),
     live_server: str | None = typer.Option(None, help="Name of a live tool server in the service's configuration."),
+    live_budget: int | None = typer.Option(None, min=0, help="Live calls that a run may make; default: as many as it needs."),
+    shadow_share: float = typer.Option(0.05, min=0, max=1, help="Mode shadow: the share of answers that is also asked live."),
     home: Path = HomeOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -42,7 +44,8 @@ def create(
     if preset not in ("robust", "paper"):
         raise UsageError(f"there is no preset {preset!r}; choose robust or paper")
     specs = [ToolSpec.model_validate(spec) for spec in _list_in(tools)] if tools is not None else []
-    wanted = CacheCreate(name=cache, settings=CacheSettings(preset=preset, live_server=live_server), tools=specs)
+    settings = CacheSettings(preset=preset, live_server=live_server, live_budget=live_budget, shadow_share=shadow_share)
+    wanted = CacheCreate(name=cache, settings=settings, tools=specs)
 
     async def ask() -> None:
         async with _client(home) as client:

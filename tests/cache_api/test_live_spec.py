@@ -1,5 +1,7 @@
 """What the configuration may say of live servers, and how an MCP result reads."""
 
+from collections.abc import Callable
+
 import pytest
 from mcp_types import CallToolResult, ImageContent, TextContent
 from pydantic import SecretStr, ValidationError
@@ -22,7 +24,8 @@ def test_the_configuration_names_servers_of_both_kinds(monkeypatch: pytest.Monke
     monkeypatch.setenv("CACHERL_LIVE_SERVERS", SERVERS)
     monkeypatch.setenv("CACHERL_DATABASE_URL", "postgresql:///x")
     monkeypatch.setenv("CACHERL_PEPPER", "p" * 64)
-    servers = {name: spec_of(value) for name, value in CacheSettings().live_servers.items()}
+    from_environment: Callable[..., CacheSettings] = CacheSettings
+    servers = {name: spec_of(value) for name, value in from_environment().live_servers.items()}
     assert {name: (spec.kind, spec.url, spec.command) for name, spec in servers.items()} == {
         "a": ("http", "http://a:1", None),
         "b": ("mcp", "http://b/mcp", None),

@@ -20,12 +20,15 @@ SERVERS = (
 )
 
 
+def from_environment(kind: Callable[..., CacheSettings]) -> CacheSettings:
+    return kind()
+
+
 def test_the_configuration_names_servers_of_both_kinds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CACHERL_LIVE_SERVERS", SERVERS)
     monkeypatch.setenv("CACHERL_DATABASE_URL", "postgresql:///x")
     monkeypatch.setenv("CACHERL_PEPPER", "p" * 64)
-    from_environment: Callable[..., CacheSettings] = CacheSettings
-    servers = {name: spec_of(value) for name, value in from_environment().live_servers.items()}
+    servers = {name: spec_of(value) for name, value in from_environment(CacheSettings).live_servers.items()}
     assert {name: (spec.kind, spec.url, spec.command) for name, spec in servers.items()} == {
         "a": ("http", "http://a:1", None),
         "b": ("mcp", "http://b/mcp", None),

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Literal
 
-import orjson
 from pydantic import Field
 
 from cacherl.engine import FinishReason, PolicyVersion, VersionSpan
 from cacherl.tier import Agreement, CallOutcome, EntryRef, Preset, ToolResult
-from cacherl.tool_call import ToolCall
+from cacherl.tool_call import ToolCall, dump_canonical
 from cacherl.trajectory import Message
 from cacherl.wire import Json, Time, Wire
 
@@ -149,7 +148,7 @@ class Episode(Wire):
         body = self.model_dump(mode="json", by_alias=True, exclude={"id", "rollout", "hash"})
         for turn in body["turns"]:
             turn.pop("seconds")
-        return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        return hashlib.sha256(dump_canonical(body)).hexdigest()
 
 
 def masks(episode: Episode) -> tuple[list[int], list[float]]:
@@ -206,4 +205,4 @@ def _broken_calls(turn: EpisodeTurn, number: int) -> Iterator[tuple[str, int | N
 
 def task_hash(task: Any) -> str:
     """Content hash of a task (or tool): sha256 of its sorted JSON."""
-    return hashlib.sha256(orjson.dumps(task.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(dump_canonical(task.model_dump(mode="json"))).hexdigest()

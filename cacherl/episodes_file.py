@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from cacherl.episode import SCHEMA, Episode, task_hash
 from cacherl.errors import DataError
 from cacherl.files import write_atomically
+from cacherl.tool_call import dump_canonical
 from cacherl.tool_spec import ToolSpec
 from cacherl.trajectory import Task
 
@@ -33,12 +34,12 @@ def task_lines(task: Task, written: set[str], *, known_hash: str | None = None) 
     hashes: list[str] = []
     for tool in task.tools:
         body = tool.model_dump(mode="json", by_alias=True)
-        hashes.append(hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest())
+        hashes.append(hashlib.sha256(dump_canonical(body)).hexdigest())
         if hashes[-1] not in written:
             written.add(hashes[-1])
-            yield orjson.dumps({"schema": TOOL_SCHEMA, "hash": hashes[-1], "tool": body}) + b"\n"
+            yield dump_canonical({"schema": TOOL_SCHEMA, "hash": hashes[-1], "tool": body}) + b"\n"
     written.add(number)
-    yield orjson.dumps({"schema": TASK_SCHEMA, "hash": number, "task": task.model_dump(mode="json") | {"tools": hashes}}) + b"\n"
+    yield dump_canonical({"schema": TASK_SCHEMA, "hash": number, "task": task.model_dump(mode="json") | {"tools": hashes}}) + b"\n"
 
 
 def episode_line(episode: Episode) -> bytes:

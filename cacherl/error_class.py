@@ -9,9 +9,8 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 
-import orjson
-
 from cacherl.tier import ToolResult
+from cacherl.tool_call import dump_canonical
 from cacherl.wire import Json
 
 __all__ = ["ErrorClass", "error_class"]
@@ -63,7 +62,7 @@ def error_class(result: ToolResult) -> ErrorClass:
     code = _status(result.content)
     if code is not None:
         return _of_code(code)
-    return _of_text(orjson.dumps(result.content).decode()[:4000])
+    return _of_text(dump_canonical(result.content).decode()[:4000])
 
 
 @lru_cache(maxsize=4096)

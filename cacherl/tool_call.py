@@ -46,7 +46,7 @@ Path = tuple["Path", str | int] | None
 
 
 def canonical(value: Any, path: Path = None, depth: int = 0) -> Any:
-    """The canonical form of a JSON value. Raises `DataError` for NaN, Infinity, non-JSON types, nesting deeper than 64 and texts beyond `MAX_TEXT`."""
+    """The canonical form of a JSON value. Raises `DataError` for what is not finite JSON, nested beyond 64, or beyond `MAX_TEXT`."""
     if depth > MAX_DEPTH:
         raise _refused(f"nested deeper than {MAX_DEPTH}", path)
     kind = type(value)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 from psycopg import sql
 from psycopg.types.json import Json
 
@@ -14,6 +13,7 @@ from cacherl.engine import PolicyVersion
 from cacherl.episode import Episode
 from cacherl.errors import NotFoundError
 from cacherl.jobs import JobState
+from cacherl.tool_call import dump_canonical
 from services.kit.postgres import AsyncRows, load_queries
 from services.rollout.stored import columns
 
@@ -91,4 +91,4 @@ async def add_episodes(connection: AsyncRows, episodes: Sequence[Episode]) -> No
 
 def as_json(value: Any) -> Json:
     """A column of type json."""
-    return Json(value, dumps=lambda content: orjson.dumps(content).decode())
+    return Json(value, dumps=lambda content: dump_canonical(content).decode())

@@ -18,7 +18,7 @@ LAST_COUNTS_S = 5.0
 
 def create(settings: CacheSettings) -> FastAPI:
     """The application on these settings."""
-    app = create_app(
+    return create_app(
         name="cache_api",
         version=__version__,
         settings=settings,
@@ -33,9 +33,8 @@ def create(settings: CacheSettings) -> FastAPI:
             divergence.router,
         ],
         lifespan=lifespan,
+        first=ShortWay,
     )
-    app.add_middleware(ShortWay, service=app)
-    return app
 
 
 @asynccontextmanager
@@ -55,4 +54,5 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 await parts.tally.flush()
         await parts.shadows.close()
         await parts.live_writer.close()
+        parts.direct.quick.close()
         await parts.live.close()

@@ -129,7 +129,7 @@ def ask(
 
 def excluded_json(item: LookupItem) -> str:
     """The leak guard of an item, as the statements take it."""
-    return to_json(sorted(set(item.exclude_sources))).decode()
+    return to_json(sorted(set(item.exclude_sources))).decode() if item.exclude_sources else "[]"
 
 
 def _before(as_of: datetime, seconds: int) -> datetime | None:

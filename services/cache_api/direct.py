@@ -7,13 +7,12 @@ goes the long way, which knows all the errors. An answer is the same on both way
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from psycopg import sql
 
 from cacherl.api.cache import CacheSettings, LookupRequest
 from cacherl.errors import CacheRLError
@@ -27,8 +26,9 @@ from services.cache_api.store import Row
 from services.cache_api.tiers.candidate import Candidate
 from services.cache_api.view import View
 from services.kit.postgres import Database
+from services.kit.quick import Quick, QuickError
 
-LOOK = sql.SQL("select * from cache.look(%(tenant)s, %(cache)s, %(view)s::text, %(revision)s::bigint, %(robust)s, %(questions)s::jsonb)")
+LOOK = b"select cache.look($1, $2, $3, $4, $5, $6, $7)::text"
 NEWEST = 1 << 62
 """Stands for the newest revision until the database says which it is: every tool of a view is known there."""
 KEPT = 1024
@@ -53,8 +53,9 @@ class Known:
 class Direct:
     """Answers lookups of caches that were read before."""
 
-    def __init__(self, database: Database, embedder: Embedder, redactor: Redactor) -> None:
+    def __init__(self, database: Database, dsn: str, embedder: Embedder, redactor: Redactor) -> None:
         self.database = database
+        self.quick = Quick(dsn, LOOK, application="cacherl cache_api")
         self.embedder = embedder
         self.redactor = redactor
         self._known: OrderedDict[Place, Known] = OrderedDict()
@@ -73,13 +74,13 @@ class Direct:
         revision = request.revision if request.revision is not None else NEWEST
         preset = request.preset or known.settings.preset
         pins = Pins(known.cache, known.settings, revision, known.view, request.as_of or datetime.now(UTC), preset)
-        candidates = DirectCandidates(self.database, self.embedder, tenant, cache, request, known)
+        candidates = DirectCandidates(self, tenant, cache, request, known)
         lookup = Lookup(pins, candidates, self.redactor, request)
         try:
             items = await lookup.answer()
             if not candidates.verified:
                 await candidates.look((), robust=True)
-        except (MovedError, CacheRLError):
+        except (MovedError, QuickError, CacheRLError):
             self._known.pop((tenant, cache, request.view), None)
             return None
         lookup.pins = replace(pins, revision=candidates.pins["revision"])
@@ -89,21 +90,20 @@ class Direct:
 class DirectCandidates(Candidates):
     """Candidates without a transaction around them: each statement has its own, all at one revision of one view."""
 
-    def __init__(self, database: Database, embedder: Embedder, tenant: str, cache: str, request: LookupRequest, known: Known) -> None:
-        self.database = database
-        self.embedder = embedder
+    def __init__(self, direct: Direct, tenant: str, called: str, request: LookupRequest, known: Known) -> None:
+        self.direct = direct
+        self.embedder = direct.embedder
         self.made_by = known.view.embedder
-        self.tenant, self.name, self.known = tenant, cache, known
+        self.tenant, self.called, self.known = tenant, called, known
         self.verified = False
         self.pins: Row = {"cache": known.cache, "view": known.view.id, "revision": request.revision}
-        self._view = request.view
 
     async def rows(self, query: Any, parameters: Row) -> list[Row]:
         """All rows of a statement, in a transaction of its own."""
         if not self.verified:
             await self.look((), robust=True)
             parameters = parameters | self.pins
-        async with self.database.tenant(self.tenant) as connection:
+        async with self.direct.database.tenant(self.tenant) as connection:
             return await store.rows(connection, query, parameters)
 
     async def exact_robust(self, asks: Sequence[Ask]) -> Found:
@@ -116,52 +116,34 @@ class DirectCandidates(Candidates):
 
     async def look(self, asks: Sequence[Ask], *, robust: bool) -> Found:
         """Candidates for each ask. Raises `MovedError` where the cache is not what it was taken for."""
-        found = await self.database.call(LOOK, self._question(asks, robust))
-        self._verify(found[0][0] if found else None)
-        answers: Found = [[] for _ in asks]
-        for _, n, *columns in found[1:]:
-            answers[n].append(Candidate(*columns))
-        return answers
-
-    def _question(self, asks: Sequence[Ask], robust: bool) -> Row:
-        try:
-            questions = orjson.dumps(
-                [
-                    (
-                        one.key.hex(),
-                        one.scoped_state.hex() if one.scoped_state is not None else None,
-                        one.item.scenario,
-                        one.item.exclude_sources,
-                        one.schema_hash,
-                        one.not_before,
-                    )
-                    for one in asks
-                ]
-            ).decode()
-        except TypeError:  # half a surrogate pair
-            raise MovedError from None
-        if "\\u0000" in questions:  # which no text in the database holds
+        revision = self.pins["revision"]
+        asked: dict[tuple[Any, ...], int] = {}  # equal questions go once: the siblings of a group cost what one does
+        index = [asked.setdefault(_question(one), len(asked)) for one in asks]
+        parameters = (
+            self.tenant.encode(),
+            self.known.cache.encode(),
+            self.called.encode(),
+            self.known.view.id.encode(),
+            str(revision).encode() if revision is not None else None,
+            b"true" if robust else b"false",
+            questions(asked),
+        )
+        answer = await self.direct.quick.ask(parameters)
+        if answer is None:
             raise MovedError
-        view = self.known.view.id if self.verified else self._view
-        return {
-            "tenant": self.tenant,
-            "cache": self.known.cache if self.verified else self.name,
-            "view": view,
-            "revision": self.pins["revision"],
-            "robust": robust,
-            "questions": questions,
-        }
+        said = orjson.loads(answer)
+        self._verify(*said["pins"])
+        found: Found = [[] for _ in asked]
+        for place, key, digest, is_error, fresh, agrees, support, entry, source, step, recorded_at, result in said["found"]:
+            recorded = datetime.fromisoformat(recorded_at) if recorded_at is not None else None
+            columns = (bytes.fromhex(key), bytes.fromhex(digest), is_error, fresh, agrees, support, entry, source, step, recorded, result)
+            found[place].append(Candidate(*columns))
+        return [found[place] for place in index]
 
-    def _verify(self, pins: list[Any] | None) -> None:
+    def _verify(self, newest: int, present: str, erased: bool, version: int, since: int, through: int | None) -> None:
         """Compares what the cache is with what it was taken for, and settles the revision."""
-        if self.verified:
-            return
-        if pins is None:
-            raise MovedError
-        cache, newest, present, erased, view, owner, version, since, through = pins
         known = self.known.view
-        same = (cache, view, owner, version, through) == (self.known.cache, known.id, known.cache, known.version, known.covers_through)
-        if not same or erased or (through is None and present != view):
+        if erased or (version, through) != (known.version, known.covers_through) or (through is None and present != known.id):
             raise MovedError
         last = newest if through is None else through
         revision = self.pins["revision"]
@@ -169,3 +151,19 @@ class DirectCandidates(Candidates):
             raise MovedError
         self.pins["revision"] = last if revision is None else revision
         self.verified = True
+
+
+def questions(asked: Iterable[tuple[Any, ...]]) -> bytes:
+    """Questions as `cache.look` takes them. Raises `MovedError` for what no text in the database holds."""
+    try:
+        told = orjson.dumps([(k, s, scenario, orjson.Fragment(excluded), h, t) for k, s, scenario, excluded, h, t in asked])
+    except TypeError:  # half a surrogate pair
+        raise MovedError from None
+    if b"\\u0000" in told:
+        raise MovedError
+    return told
+
+
+def _question(one: Ask) -> tuple[Any, ...]:
+    state = one.scoped_state.hex() if one.scoped_state is not None else None
+    return one.key.hex(), state, one.item.scenario, one.excluded, one.schema_hash, one.not_before

@@ -24,7 +24,7 @@ from services.cache_api.explain import explain
 from services.cache_api.live.position import state_part
 from services.cache_api.redact import Redactor
 from services.cache_api.tiers import best_effort, exact, fuzzy
-from services.cache_api.tiers.candidate import choose, draw_seed
+from services.cache_api.tiers.candidate import Candidate, choose, draw_seed
 from services.cache_api.view import View
 
 MISS_MARK = "[no recorded result]"
@@ -131,13 +131,18 @@ class Lookup:
             text = f"{MISS_MARK} {one.call.name}: {one.reason()}."
             turn.take(one, outcome, ToolResult(content=text, is_error=True), no_answer(one, outcome, text))
             return
-        draw = one.item.draw
-        seed = draw_seed(self.request.run_seed, draw.task if draw else "", draw.episode if draw else 0, one.key, one.call.occurrence)
-        one.chosen = choose(one.match.candidates, self.request.select, seed)
+        one.chosen = self._chosen(one, one.match.candidates)
         result = None
         if one.moves:
             result = ToolResult.model_construct(content=from_json(one.chosen.result), is_error=one.chosen.is_error)
         turn.take(one, CallOutcome(one.tier.value), result, self._served(one))
+
+    def _chosen(self, one: Ask, candidates: Sequence[Candidate]) -> Candidate:
+        if len(candidates) == 1:
+            return candidates[0]
+        draw = one.item.draw
+        seed = draw_seed(self.request.run_seed, draw.task if draw else "", draw.episode if draw else 0, one.key, one.call.occurrence)
+        return choose(candidates, self.request.select, seed)
 
     def _served(self, one: Ask) -> dict[str, Any]:
         chosen, match = one.chosen, one.match

@@ -59,7 +59,7 @@ class Parts:
             LiveWriter(database, embedder),
             Landings(),
             Shadows(),
-            Direct(database, embedder, redactor),
+            Direct(database, settings.database_url, embedder, redactor),
         )
 
 

@@ -39,9 +39,13 @@ class UnscopedRouteError(RuntimeError):
 class Service(FastAPI):
     """A FastAPI application whose outermost layer is the telemetry."""
 
+    first: Callable[[ASGIApp], ASGIApp] | None = None
+    """A layer of the service's own before everything but the telemetry."""
+
     def build_middleware_stack(self) -> ASGIApp:
         """The usual stack inside the telemetry."""
-        return Telemetry(super().build_middleware_stack(), self.title)
+        usual = super().build_middleware_stack()
+        return Telemetry(self.first(usual) if self.first is not None else usual, self.title)
 
     def openapi(self) -> dict[str, Any]:
         """The document, with the problem schema that the responses refer to."""
@@ -65,12 +69,13 @@ def create_app(
     routers: Sequence[APIRouter],
     lifespan: Lifespan | None = None,
     ready: Sequence[Check] = (),
+    first: Callable[[ASGIApp, FastAPI], ASGIApp] | None = None,
 ) -> FastAPI:
     """The application of the service `name` (`cache_api`, `rollout`, …).
 
     `lifespan(app)` runs inside the kit's own, so `app.state.database` (Database), `app.state.credentials` and `app.state.settings` are
     there. `ready` are the service's own dependencies for `/readyz`; a check raises where its dependency is away and is named after its
-    function.
+    function. `first` makes a layer that sees every request before the router and the error handlers: it answers, or passes the request on.
     """
     app = Service(
         title=name,
@@ -82,6 +87,8 @@ def create_app(
         separate_input_output_schemas=False,
     )
     app.state.settings = settings
+    if first is not None:
+        app.first = lambda inner: first(inner, app)
     problems.install(app)
     for router in routers:
         app.include_router(router)

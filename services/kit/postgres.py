@@ -18,7 +18,7 @@ from typing import Any, LiteralString, Self, cast
 
 from pgvector.psycopg import register_vector, register_vector_async
 from psycopg import AsyncConnection, Connection, OperationalError, sql
-from psycopg.rows import DictRow, dict_row, tuple_row
+from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 SET_TENANT = sql.SQL("select set_config('cacherl.tenant', %s, true)")
@@ -99,16 +99,6 @@ class Database:
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(SET_TENANT, (tenant,))
             yield connection
-
-    async def call(self, function: sql.SQL, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        """The rows of one call of a database function, in a transaction of its own and one round trip.
-
-        Nothing sets the tenant beforehand: the function takes it as a parameter and sets it, locally, before it reads anything.
-        """
-        async with self._pool.connection() as connection:
-            cursor = connection.cursor(binary=True, row_factory=tuple_row)
-            await cursor.execute(function, parameters, prepare=True)
-            return await cursor.fetchall()
 
     @asynccontextmanager
     async def system(self) -> AsyncIterator[AsyncRows]:

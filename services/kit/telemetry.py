@@ -108,6 +108,8 @@ class Telemetry:
     def __init__(self, app: ASGIApp, service: str) -> None:
         self.app = app
         self.service = service
+        self._running = RUNNING.labels(service)
+        self._measures: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -122,19 +124,21 @@ class Telemetry:
         started = time.perf_counter()
         error: Exception | None = None
         try:
-            with RUNNING.labels(self.service).track_inprogress():
-                await self.app(scope, receive, answer.send)
+            self._running.inc()
+            await self.app(scope, receive, answer.send)
         except Exception as caught:
             error = caught
             await answer.fail(scope, receive)
         finally:
+            self._running.dec()
             self._report(scope, answer.status or CLIENT_CLOSED, time.perf_counter() - started, error)
             trace.leave(token)
 
     def _report(self, scope: Scope, status: int, seconds: float, error: Exception | None) -> None:
         route, method = route_template(scope), scope["method"] if scope["method"] in METHODS else "other"
-        REQUESTS.labels(self.service, method, route, str(status)).inc()
-        SECONDS.labels(self.service, method, route).observe(seconds)
+        count, histogram = self._measured(method, route, status)
+        count.inc()
+        histogram.observe(seconds)
         if route in QUIET and error is None and status < 500:
             return
         caller = scope["state"].get("caller")
@@ -147,6 +151,14 @@ class Telemetry:
             write_line(fields)
         else:
             log.info("request", **fields)
+
+    def _measured(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        """The counters of a label set; finding them anew costs more than counting."""
+        found = self._measures.get((method, route, status))
+        if found is None:
+            found = REQUESTS.labels(self.service, method, route, str(status)), SECONDS.labels(self.service, method, route)
+            self._measures[method, route, status] = found
+        return found
 
 
 class Answer:

@@ -19,7 +19,7 @@ CONNECTORS = {
     "AsyncConnection.connect",
     "Connection.connect",
 }
-MAY_CONNECT = ("kit/postgres.py", "kit/keys.py", "kit/migrate.py", "kit/roles.py", "local/")
+MAY_CONNECT = ("kit/postgres.py", "kit/quick.py", "kit/keys.py", "kit/migrate.py", "kit/roles.py", "local/")
 
 
 def test_a_service_that_is_not_there_says_so() -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from psycopg import sql
 
 from cacherl.api.cache import CacheSettings, LookupRequest
 from cacherl.errors import CacheRLError
@@ -29,6 +30,8 @@ from services.kit.postgres import Database
 from services.kit.quick import Quick, QuickError
 
 LOOK = b"select cache.look($1, $2, $3, $4, $5, $6, $7)::text"
+FIXED_PLANS = sql.SQL("select set_config('plan_cache_mode', 'force_generic_plan', true)")
+"""Planning a search costs twice what a small one does, and there is one way to do it."""
 NEWEST = 1 << 62
 """Stands for the newest revision until the database says which it is: every tool of a view is known there."""
 KEPT = 1024
@@ -104,6 +107,7 @@ class DirectCandidates(Candidates):
             await self.look((), robust=True)
             parameters = parameters | self.pins
         async with self.direct.database.tenant(self.tenant) as connection:
+            await connection.execute(FIXED_PLANS)
             return await store.rows(connection, query, parameters)
 
     async def exact_robust(self, asks: Sequence[Ask]) -> Found:

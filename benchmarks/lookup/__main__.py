@@ -46,9 +46,14 @@ Found = dict[str, Any]
 class Bench:
     """One run on a running system."""
 
-    def __init__(self, system: System, entries: Sequence[int], seconds: float) -> None:
+    def __init__(self, system: System, entries: Sequence[int], seconds: float, found: Found, kept: Path) -> None:
         self.system, self.entries, self.seconds = system, entries, seconds
+        self.found, self._kept = found, kept
         self.http = httpx2.Client(base_url=system.url, headers=system.headers, timeout=900)
+
+    def save(self) -> None:
+        """Keeps what was found so far."""
+        self._kept.write_bytes(orjson.dumps(self.found, option=orjson.OPT_NON_STR_KEYS))
 
     @property
     def near_entries(self) -> list[int]:
@@ -56,20 +61,22 @@ class Bench:
         return [size for size in self.entries if size <= NEAR_AT_MOST]
 
     def load(self) -> Found:
-        """Fills the caches through the service; entries a second, seconds, sizes on disk, memory."""
-        told: Found = {}
-        for size in self.near_entries:
-            told[f"hashing {size}"] = self._fill(f"near-{size}", size, "hashing")
-        for size in self.entries:
-            told[f"none {size}"] = self._fill(f"exact-{size}", size, None)
+        """Fills the caches through the service; entries a second, seconds, sizes on disk, memory. Caches that were filled stay."""
+        told: Found = self.found.setdefault("filled", {})
+        wanted = [("near", n, "hashing") for n in self.near_entries] + [("exact", n, None) for n in self.entries]
+        for kind, size, embedder in wanted:
+            label = f"{embedder or 'no embedder'} {size}"
+            if label not in told:
+                told[label] = self._fill(f"{kind}-{size}", size, embedder)
+                self.save()
         with psycopg.connect(self.system.admin, autocommit=True) as connection:
             began = time.perf_counter()
             connection.execute("vacuum analyze")
-            told["vacuum_s"] = round(time.perf_counter() - began, 1)
-        for kind, size in [("near", n) for n in self.near_entries] + [("exact", n) for n in self.entries]:
-            label = f"{'hashing' if kind == 'near' else 'none'} {size}"
-            told[label]["bytes"] = sizes(self.system.admin, self._cache(f"{kind}-{size}")["id"])
-        return told
+            vacuum_s = round(time.perf_counter() - began, 1)
+        for kind, size, embedder in wanted:
+            told[f"{embedder or 'no embedder'} {size}"]["bytes"] = sizes(self.system.admin, self._cache(f"{kind}-{size}")["id"])
+        del self.found["filled"]
+        return {**told, "vacuum_s": vacuum_s}
 
     def _fill(self, name: str, size: int, embedder: str | None) -> Found:
         self.http.post("/v1/caches", json={"name": name, "tools": list(SPECS.values()), "settings": {"embedder": embedder}})
@@ -272,13 +279,13 @@ def main() -> int:
     try:
         if missing:
             with running(home) as system:
-                bench = Bench(system, sorted(given.sizes), given.seconds)
+                bench = Bench(system, sorted(given.sizes), given.seconds, found, kept)
                 for part in missing:
                     began = time.perf_counter()
                     sys.stderr.write(f"{part} …\n")
                     found[part] = PARTS[part](bench)
                     found.setdefault("seconds", {})[part] = round(time.perf_counter() - began, 1)
-                    kept.write_bytes(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))
+                    bench.save()
         found = orjson.loads(kept.read_bytes()) if kept.exists() else found
         told = {"schema": "cacherl.lookup-benchmark/1", "machine": machine(), "ratios": ratios(found), **found}
         print(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 import psycopg
@@ -23,6 +25,7 @@ from services.kit.keys import create_key
 from services.kit.migrate import migrate
 from services.local.postgres import PostgresServer
 from services.local.preflight import free_ports
+from services.local.process import die_with_parent
 
 READY_S = 180.0
 
@@ -110,8 +113,9 @@ def _prepared(server: PostgresServer, home: Path) -> dict[str, str]:
     return kept
 
 
-def _started(stack: ExitStack, command: list[str], environment: dict[str, str], log: object, url: str) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # type: ignore[call-overload]
+def _started(stack: ExitStack, command: list[str], environment: dict[str, str], log: IO[bytes], url: str) -> subprocess.Popen[bytes]:
+    with_us = die_with_parent(signal.SIGTERM)
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=with_us)  # noqa: PLW1509 - one prctl call
     stack.callback(process.wait, 30)
     stack.callback(process.terminate)
     end = time.monotonic() + READY_S

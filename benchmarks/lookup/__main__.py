@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +81,16 @@ class Bench:
 
     def _fill(self, name: str, size: int, embedder: str | None) -> Found:
         self.http.post("/v1/caches", json={"name": name, "tools": list(SPECS.values()), "settings": {"embedder": embedder}})
-        body = b"".join(lines(size)).splitlines(keepends=True)
-        began, cpu, peak, stored = time.perf_counter(), _cpu(self.system), 0, 0
-        share = FILLED_AT_ONCE // 8
-        for start in range(0, len(body), share):
-            part = body[start : start + share]
+        source, seconds, used, peak, stored = lines(size), 0.0, [0.0, 0.0], 0, 0
+        while part := list(islice(source, FILLED_AT_ONCE // 8)):
             chunks = (b"".join(part[at : at + 50]) for at in range(0, len(part), 50))
-            answer = self.http.post(f"/v1/caches/{name}/entries", params={"batch": f"{name}-{start}"}, content=chunks)
+            began, cpu = time.perf_counter(), _cpu(self.system)
+            answer = self.http.post(f"/v1/caches/{name}/entries", params={"batch": f"{name}-{stored}"}, content=chunks)
             answer.raise_for_status()
+            seconds += time.perf_counter() - began
+            used = [sum_ + after - before for sum_, before, after in zip(used, cpu, _cpu(self.system), strict=True)]
             stored += answer.json()["stored"]
             peak = max(peak, memory(self.system.service))
-        seconds, used = time.perf_counter() - began, [after - before for before, after in zip(cpu, _cpu(self.system), strict=True)]
         return {
             "stored": stored,
             "seconds": round(seconds, 1),

@@ -8,7 +8,7 @@ goes the long way, which knows all the errors. An answer is the same on both way
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,7 +86,7 @@ class Direct:
         except (MovedError, QuickError, CacheRLError):
             self._known.pop((tenant, cache, request.view), None)
             return None
-        lookup.pins = replace(pins, revision=candidates.pins["revision"])
+        lookup.pins = Pins(pins.cache, pins.settings, candidates.pins["revision"], pins.view, pins.as_of, preset)
         return lookup, items
 
 

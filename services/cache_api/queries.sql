@@ -104,6 +104,7 @@ from rows from (json_array_elements_text(%(id)s::json), json_array_elements_text
 on conflict (id, cache_id) do nothing;
 
 -- name: insert_keys
+-- Ordered by tool: a search reads the rows of one tool, and finds many of them on a page.
 insert into cache.entry_keys (cache_id, view, entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error, transient,
   schema_hash, recorded_at, revision, embedding)
 select %(cache)s, %(view)s, q.entry, q.tool, decode(q.key, 'hex'), decode(q.identity, 'hex'), decode(q.scoped_state, 'hex'), q.scenario, q.source,
@@ -116,6 +117,7 @@ from rows from (json_array_elements_text(%(entry)s::json), json_array_elements_t
   json_array_elements_text(%(recorded_at)s::json), json_array_elements_text(%(revision)s::json), json_array_elements_text(%(embedding)s::json))
   as q(entry, tool, key, identity, scoped_state, scenario, source, task, result_digest, is_error, transient, schema_hash, recorded_at, revision,
     embedding)
+order by q.tool
 on conflict (entry, view, cache_id) do nothing;
 
 -- name: conflicting
@@ -214,7 +216,7 @@ cross join lateral (
   from cache.entry_keys k
   where k.cache_id = %(cache)s and k.view = %(view)s and k.tool = q.tool
     and k.revision <= %(revision)s and (k.removed_revision is null or k.removed_revision > %(revision)s) and not k.transient
-    and not q.excluded ? k.source
+    and (q.excluded = '[]' or not q.excluded ? k.source)
   order by distance, k.entry limit %(rows)s) near
   group by near.key order by distance, near.key limit %(limit)s
 ) c

@@ -34,6 +34,7 @@ from benchmarks.lookup import _asks, _client, _recall, _rivals
 from benchmarks.lookup._client import request
 from benchmarks.lookup._system import System, memory, running, sizes
 from benchmarks.lookup._workload import SPECS, lines
+from cacherl.tool_spec import ToolSpec
 
 BATCH = 64
 CLIENTS = (1, 16, 64)
@@ -104,10 +105,16 @@ class Bench:
         answer.raise_for_status()
         return answer.json()
 
+    def _read(self, name: str) -> _asks.Read:
+        answer = self.http.get(f"/v1/caches/{name}/tools")
+        answer.raise_for_status()
+        specs = [ToolSpec.model_validate(one["spec"]) for one in answer.json()["items"]]
+        return _asks.Read(self._cache(name)["view"], {spec.name: spec for spec in specs})
+
     def exact(self) -> Found:
         """Exact lookups, single and in batches, and the yardsticks."""
         told: Found = {"nothing": {}, "caches": {}}
-        asked = _asks.exact("viw_x", min(self.entries), 512)
+        asked = _asks.exact(_asks.AS_GIVEN, min(self.entries), 512)
         bodies = [orjson.dumps({"items": [one.item]}) for one in asked]
         for kind in ("constant", "json"):
             nothing = [request(f"{self.system.nothing}/{kind}", body, self.system.headers) for body in bodies]
@@ -115,7 +122,7 @@ class Bench:
         for size in self.entries:
             cache = self._cache(f"exact-{size}")
             limit = _rivals.bare_select(self.system.admin, cache["id"], self.seconds)
-            asked = _asks.exact(cache["view"], size, DISTINCT)
+            asked = _asks.exact(self._read(cache["name"]), size, DISTINCT)
             told["caches"][size] = self._asked(cache["name"], asked, [(c, b) for b in (1, BATCH) for c in CLIENTS], "exact")
             told["caches"][size]["bare_select"] = limit
             told["caches"][size]["memory"] = {"service": memory(self.system.service), "postgres": memory(self.system.postgres)}
@@ -155,12 +162,12 @@ class Bench:
         for size in self.near_entries:
             name = f"near-{size}"
             self._switch_on(self._cache(name)["view"])
-            view = self._cache(name)["view"]
+            read = self._read(name)
             told[str(size)] = {
-                "fuzzy, robust": self._asked(name, _asks.reworded(view, size, 1024, alike=True), how, "fuzzy"),
-                "best_effort, robust": self._asked(name, _asks.reworded(view, size, 1024, alike=False), how, "best_effort"),
+                "fuzzy, robust": self._asked(name, _asks.reworded(read, size, 1024, alike=True), how, "fuzzy"),
+                "best_effort, robust": self._asked(name, _asks.reworded(read, size, 1024, alike=False), how, "best_effort"),
                 "best_effort, paper": self._asked(name, self._unlike(name), how, "best_effort", preset="paper"),
-                "exact, robust": self._asked(name, _asks.exact(view, size, DISTINCT), [(1, 1), (1, BATCH)], "exact"),
+                "exact, robust": self._asked(name, _asks.exact(read, size, DISTINCT), [(1, 1), (1, BATCH)], "exact"),
                 "memory": {"service": memory(self.system.service), "postgres": memory(self.system.postgres)},
             }
         return told
@@ -197,7 +204,7 @@ class Bench:
         """GPTCache on the same recordings, at the sizes of the near tiers."""
         told: Found = {}
         for size in self.near_entries:
-            exact = [one.item["calls"][0] for one in _asks.exact("viw_x", size, 1024)]
+            exact = [one.item["calls"][0] for one in _asks.exact(_asks.AS_GIVEN, size, 1024)]
             near = [one.item["calls"][0] for one in _asks.unseen(1024)]
             asked = {
                 "entries": size,

@@ -1,6 +1,7 @@
 """The lookups that are measured: recorded calls, calls that differ from one in a few words, and calls that nobody recorded."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,18 @@ KNOWN = {name: ToolSpec.model_validate(value) for name, value in SPECS.items()}
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """How a cache reads its recordings: a view, and its tools with the annotations in force, inferred ones among them."""
+
+    view: str
+    specs: Mapping[str, ToolSpec]
+
+
+AS_GIVEN = Read("viw_x", KNOWN)
+"""For requests that nobody answers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """One lookup."""
 
@@ -25,25 +38,25 @@ class Asked:
     """What was recorded for it."""
 
 
-def item(run: Run, place: int, view: str, given: dict[str, Any]) -> dict[str, Any]:
+def item(run: Run, place: int, read: Read, given: dict[str, Any]) -> dict[str, Any]:
     """The call at a place of a trajectory, with these arguments, in the state that it was recorded in."""
-    state = State.start(view)
+    state = State.start(read.view)
     for name, past, answer in run.calls[:place]:
-        state = advance(state, ToolCall(name=name, arguments=past), KNOWN[name], CallOutcome.EXACT, ToolResult(content=answer))
+        state = advance(state, ToolCall(name=name, arguments=past), read.specs[name], CallOutcome.EXACT, ToolResult(content=answer))
     return {"calls": [{"name": run.calls[place][0], "arguments": given}], "scenario": run.scenario, "state": state.token}
 
 
-def exact(view: str, entries: int, count: int, seed: int = 1) -> list[Asked]:
+def exact(read: Read, entries: int, count: int, seed: int = 1) -> list[Asked]:
     """Recorded calls, drawn evenly over the trajectories."""
     random_ = random.Random(seed)
     asked: list[Asked] = []
     for number in random_.sample(range(entries // CALLS), min(count, entries // CALLS)):
         run, place = one_run(number), random_.randrange(CALLS)
-        asked.append(Asked(item(run, place, view, run.calls[place][1]), run.calls[place][2]))
+        asked.append(Asked(item(run, place, read, run.calls[place][1]), run.calls[place][2]))
     return asked
 
 
-def reworded(view: str, entries: int, count: int, *, alike: bool, seed: int = 2) -> list[Asked]:
+def reworded(read: Read, entries: int, count: int, *, alike: bool, seed: int = 2) -> list[Asked]:
     """Recorded questions in other words: one word more that says nothing, or, where not `alike`, half of the words exchanged."""
     random_ = random.Random(seed)
     asked: list[Asked] = []
@@ -56,7 +69,7 @@ def reworded(view: str, entries: int, count: int, *, alike: bool, seed: int = 2)
         words = given["query"].split()
         half = len(words) // 2
         words = ["the", *words] if alike else [*words[: len(words) - half], *random_.choices(WORDS, k=half + 1)]
-        asked.append(Asked(item(run, place, view, given | {"query": " ".join(words)})))
+        asked.append(Asked(item(run, place, read, given | {"query": " ".join(words)})))
     return asked
 
 

@@ -15,12 +15,13 @@ from binascii import Error as Base64Error
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from cacherl.error_class import ErrorClass, error_class
 from cacherl.errors import ConflictError, InputError
 from cacherl.identifiers import identifiers, mentioned
 from cacherl.tier import CallOutcome, ToolResult
-from cacherl.tool_call import ToolCall, canonical_arguments, exact_key
+from cacherl.tool_call import ToolCall, canonical_arguments, key_of
 from cacherl.tool_spec import Scope, ToolSpec
 
 __all__ = ["Mutation", "State", "advance", "scoped", "scoped_in", "seen"]
@@ -89,7 +90,13 @@ class State:
         return urlsafe_b64encode(body + _checksum(body)).rstrip(b"=").decode()
 
 
-def advance(state: State, call: ToolCall, spec: ToolSpec | None, outcome: CallOutcome, result: ToolResult) -> State:
+Canonical = dict[str, Any] | None
+"""A call's canonical arguments, where the caller has them already."""
+
+
+def advance(
+    state: State, call: ToolCall, spec: ToolSpec | None, outcome: CallOutcome, result: ToolResult, canonical: Canonical = None
+) -> State:
     """The state after a call. A tool without a spec, or of which nothing is known, counts as mutating."""
     if outcome in (CallOutcome.MALFORMED, CallOutcome.UNKNOWN_TOOL):
         return state
@@ -100,23 +107,23 @@ def advance(state: State, call: ToolCall, spec: ToolSpec | None, outcome: CallOu
         return state if group in state.unknown else replace(state, unknown=state.unknown | {group})
     if result.is_error:
         return state
-    arguments = canonical_arguments(call.arguments, spec)
+    arguments = canonical_arguments(call.arguments, spec) if canonical is None else canonical
     found = identifiers(arguments, spec) | mentioned(arguments) | mentioned(result.content)
     hashes = None if len(found) > MAX_IDENTIFIERS else frozenset(map(_hashed, found))
-    mutation = Mutation(group, exact_key(call.name, call.arguments, spec)[:DIGEST_BYTES], hashes)
+    mutation = Mutation(group, key_of(call.name, arguments)[:DIGEST_BYTES], hashes)
     if spec is not None and spec.annotations.idempotent and state.mutations[-1:] and state.mutations[-1].digest == mutation.digest:
         return state
     return replace(state, mutations=(*state.mutations, mutation))
 
 
-def scoped(state: State, call: ToolCall, spec: ToolSpec | None) -> bytes | None:
+def scoped(state: State, call: ToolCall, spec: ToolSpec | None, canonical: Canonical = None) -> bytes | None:
     """Digest (16 bytes) of the earlier mutations in the tool's scope, in their order; None where unknown: then no recording agrees."""
-    return scoped_in(_scope(spec), state, call, spec)
+    return scoped_in(_scope(spec), state, call, spec, canonical)
 
 
-def scoped_in(scope: Scope, state: State, call: ToolCall, spec: ToolSpec | None) -> bytes | None:
+def scoped_in(scope: Scope, state: State, call: ToolCall, spec: ToolSpec | None, canonical: Canonical = None) -> bytes | None:
     """What `scoped` would be if the tool had this scope."""
-    found = _within(scope, state, call, spec)
+    found = _within(scope, state, call, spec, canonical)
     return None if found is None else _chain(tuple((state.mutations[n].group, state.mutations[n].digest) for n in found))
 
 
@@ -131,7 +138,7 @@ def _scope(spec: ToolSpec | None) -> Scope:
     return (spec.annotations.scope if spec else None) or Scope.GROUP
 
 
-def _within(scope: Scope, state: State, call: ToolCall, spec: ToolSpec | None) -> Sequence[int] | None:
+def _within(scope: Scope, state: State, call: ToolCall, spec: ToolSpec | None, canonical: Canonical = None) -> Sequence[int] | None:
     if scope is Scope.NONE:
         return ()
     if scope is Scope.ALL:
@@ -141,7 +148,8 @@ def _within(scope: Scope, state: State, call: ToolCall, spec: ToolSpec | None) -
         return None
     found = [n for n, mutation in enumerate(state.mutations) if mutation.group == group]
     if found and scope is Scope.IDENTIFIER:
-        mine = frozenset(map(_hashed, identifiers(canonical_arguments(call.arguments, spec), spec)))
+        arguments = canonical_arguments(call.arguments, spec) if canonical is None else canonical
+        mine = frozenset(map(_hashed, identifiers(arguments, spec)))
         if mine:
             touched = [state.mutations[n].identifiers for n in found]
             found = [n for n, hashes in zip(found, touched, strict=True) if hashes is None or hashes & mine]

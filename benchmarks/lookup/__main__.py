@@ -2,8 +2,9 @@
 
     python -m benchmarks.lookup [--home DIR] [--parts load exact near recall rivals] [--sizes 10000 100000 1000000] [--seconds 2] [--json]
 
-The system is the embedded Postgres with its ordinary settings and one process of the cache service, over HTTP on this machine; clients are
-closed loops in this process. Caches are filled through the service, so filling them is a measurement: without an embedder for the exact
+The system is the embedded Postgres with its ordinary settings and the cache service over HTTP on this machine: one process that remembers
+nothing, asked what is asked for the first time, and one with its ordinary memory, asked what it was asked before. Clients are closed loops
+in this process. Caches are filled through the service, so filling them is a measurement: without an embedder for the exact
 tier (at every size), with the hashing one for the near tiers (up to 100,000). Yardsticks of the same run: a bare `SELECT` by primary key
 through psycopg, a FastAPI endpoint that does nothing under the same uvicorn, GPTCache in process.
 
@@ -39,6 +40,7 @@ from cacherl.tool_spec import ToolSpec
 BATCH = 64
 CLIENTS = (1, 16, 64)
 DISTINCT = 4_096
+AS_OF = "2026-01-01T00:00:00Z"
 NEAR_AT_MOST = 100_000
 FILLED_AT_ONCE = 50_000
 RECALL_QUERIES = 25
@@ -123,26 +125,40 @@ class Bench:
             cache = self._cache(f"exact-{size}")
             limit = _rivals.bare_select(self.system.admin, cache["id"], self.seconds)
             asked = _asks.exact(self._read(cache["name"]), size, DISTINCT)
-            told["caches"][size] = self._asked(cache["name"], asked, [(c, b) for b in (1, BATCH) for c in CLIENTS], "exact")
+            how = [(c, b) for b in (1, BATCH) for c in CLIENTS]
+            pins = {"revision": cache["revision"], "view": cache["view"], "as_of": AS_OF}
+            told["caches"][size] = {
+                "first": self._asked(cache["name"], asked, how, "exact"),
+                "again": self._asked(cache["name"], asked, how, "exact", again=True),
+                "again, pinned": self._asked(cache["name"], asked, how, "exact", again=True, **pins),
+            }
             told["caches"][size]["bare_select"] = limit
             told["caches"][size]["memory"] = {"service": memory(self.system.service), "postgres": memory(self.system.postgres)}
         return told
 
-    def _asked(self, name: str, asked: Sequence[_asks.Asked], how: Sequence[tuple[int, int]], outcome: str, **more: Any) -> Found:
-        url = f"{self.system.url}/v1/caches/{name}/lookups"
+    def _asked(
+        self, name: str, asked: Sequence[_asks.Asked], how: Sequence[tuple[int, int]], outcome: str, *, again: bool = False, **more: Any
+    ) -> Found:
+        """Loads of these lookups; `again`: at the service that remembers what it answered, and every one was asked before."""
+        base = self.system.remembering if again else self.system.url
+        url = f"{base}/v1/caches/{name}/lookups"
         told: Found = {"distinct": len(asked), "loads": []}
+        if again:
+            _client.answers(base, self._requests(url, asked, BATCH, more))
         for clients, batch in how:
-            groups = [asked[at : at + batch] for at in range(0, len(asked) - batch + 1, batch)]
-            bodies = [orjson.dumps({"items": [one.item for one in group], **more}) for group in groups]
-            requests = [request(url, body, self.system.headers) for body in bodies]
+            requests = self._requests(url, asked, batch, more)
             if "outcomes" not in told:
-                told |= self._checked(requests[:256], groups[:256], outcome)
-            told["loads"].append(self._load(self.system.url, requests, clients, batch))
+                told |= self._checked(base, requests[:256], _grouped(asked, batch)[:256], outcome)
+            told["loads"].append(self._load(base, requests, clients, batch))
         return told
 
-    def _checked(self, requests: list[bytes], groups: Sequence[Sequence[_asks.Asked]], outcome: str) -> Found:
+    def _requests(self, url: str, asked: Sequence[_asks.Asked], batch: int, more: Found) -> list[bytes]:
+        bodies = [orjson.dumps({"items": [one.item for one in group], **more}) for group in _grouped(asked, batch)]
+        return [request(url, body, self.system.headers) for body in bodies]
+
+    def _checked(self, base: str, requests: list[bytes], groups: Sequence[Sequence[_asks.Asked]], outcome: str) -> Found:
         """The outcomes of a first pass; a lookup that answers otherwise than it should is no measurement."""
-        answers = [orjson.loads(body) for body in _client.answers(self.system.url, requests)]
+        answers = [orjson.loads(body) for body in _client.answers(base, requests)]
         results = [result for answer in answers for one in answer["items"] for result in one["results"]]
         outcomes = Counter(result["outcome"] for result in results)
         if outcomes[outcome] < 0.8 * len(results):
@@ -227,6 +243,10 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
 }
 
 
+def _grouped(asked: Sequence[_asks.Asked], batch: int) -> list[Sequence[_asks.Asked]]:
+    return [asked[at : at + batch] for at in range(0, len(asked) - batch + 1, batch)]
+
+
 def _cpu(system: System) -> list[float]:
     """CPU seconds of the service and of Postgres so far."""
     found: list[float] = []
@@ -243,15 +263,21 @@ def ratios(found: Found) -> Found:
     """What the targets are about."""
     told: Found = {}
     if "exact" in found:
-        caches = found["exact"]["caches"]
-        p50 = {int(size): {(load["clients"], load["batch"]): load["p50_ms"] for load in one["loads"]} for size, one in caches.items()}
-        small, large = min(p50), max(p50)
-        for kind, what in (("json", "FastAPI endpoint that takes and answers JSON (<= 2)"), ("constant", "one that answers a constant")):
-            nothing = found["exact"]["nothing"][kind][0]["p50_ms"]
-            told[f"exact p50 / {what}"] = {n: round(one[1, 1] / nothing, 2) for n, one in p50.items()}
-        told["exact p50 / bare SELECT"] = {n: round(one[1, 1] / caches[str(n)]["bare_select"]["p50_ms"], 2) for n, one in p50.items()}
-        told["batch of 64 / one (<= 4)"] = {n: round(one[1, BATCH] / one[1, 1], 2) for n, one in p50.items()}
-        told[f"exact p50 at {large} / at {small} (<= 1.5)"] = round(p50[large][1, 1] / p50[small][1, 1], 2)
+        caches = {int(size): one for size, one in found["exact"]["caches"].items()}
+        for how in ("first", "again", "again, pinned"):
+            p50 = {n: {(load["clients"], load["batch"]): load["p50_ms"] for load in one[how]["loads"]} for n, one in caches.items()}
+            for kind, what in (
+                ("json", "FastAPI endpoint that takes and answers JSON (<= 2)"),
+                ("constant", "one that answers a constant"),
+            ):
+                nothing = found["exact"]["nothing"][kind][0]["p50_ms"]
+                told[f"exact {how}: p50 / {what}"] = {n: round(one[1, 1] / nothing, 2) for n, one in p50.items()}
+            told[f"exact {how}: p50 / bare SELECT"] = {
+                n: round(one[1, 1] / caches[n]["bare_select"]["p50_ms"], 2) for n, one in p50.items()
+            }
+            told[f"exact {how}: batch of 64 / one (<= 4)"] = {n: round(one[1, BATCH] / one[1, 1], 2) for n, one in p50.items()}
+            small, large = min(p50), max(p50)
+            told[f"exact {how}: p50 at {large} / at {small} (<= 1.5)"] = round(p50[large][1, 1] / p50[small][1, 1], 2)
     if "near" in found and len(found["near"]) > 1:
         sizes_ = sorted(found["near"], key=int)
         for kind in ("fuzzy, robust", "best_effort, robust", "best_effort, paper"):

@@ -35,6 +35,9 @@ class System:
     """A running system."""
 
     url: str
+    """Of the service without a memory."""
+    remembering: str
+    """Of the one with the ordinary memory."""
     nothing: str
     key: str
     admin: str
@@ -70,23 +73,22 @@ def running(home: Path) -> Iterator[System]:
         server.start()
         stack.callback(server.stop)
         kept = _prepared(server, home)
-        port, nothing = free_ports(2)
+        port, remembering, nothing = free_ports(3)
         environment = os.environ | {
             "CACHERL_DATABASE_URL": kept["app"].format(port=server.port),
             "CACHERL_PEPPER": kept["pepper"],
-            "CACHERL_PORT": str(port),
             "CACHERL_LOG_LEVEL": "INFO",
             "OMP_NUM_THREADS": "1",
         }
         log = stack.enter_context((home / "service.log").open("ab"))
-        service = _started(
-            stack, [sys.executable, "-m", "services.kit.serve", "cache_api"], environment, log, f"http://127.0.0.1:{port}/healthz"
-        )
+        service = _service(stack, environment | {"CACHERL_MEMORY_BYTES": "0"}, log, port)
+        _service(stack, environment, log, remembering)
         yardstick = [sys.executable, "-m", "benchmarks.lookup._nothing", str(nothing)]
         _started(stack, yardstick, dict(os.environ), log, f"http://127.0.0.1:{nothing}/openapi.json")
         assert server.pid is not None
         yield System(
             url=f"http://127.0.0.1:{port}",
+            remembering=f"http://127.0.0.1:{remembering}",
             nothing=f"http://127.0.0.1:{nothing}",
             key=kept["key"],
             admin=make_conninfo(server.dsn(), dbname=roles.DATABASE),
@@ -111,6 +113,11 @@ def _prepared(server: PostgresServer, home: Path) -> dict[str, str]:
     path.touch(mode=0o600)
     path.write_text(json.dumps(kept), encoding="utf-8")
     return kept
+
+
+def _service(stack: ExitStack, environment: dict[str, str], log: IO[bytes], port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "services.kit.serve", "cache_api"]
+    return _started(stack, command, environment | {"CACHERL_PORT": str(port)}, log, f"http://127.0.0.1:{port}/healthz")
 
 
 def _started(stack: ExitStack, command: list[str], environment: dict[str, str], log: IO[bytes], url: str) -> subprocess.Popen[bytes]:

@@ -72,7 +72,7 @@ class Ask:
         """Of the tool's schema in the view."""
         return self.tool.schema_hash if self.tool is not None else None
 
-    @property
+    @cached_property
     def stated(self) -> ToolCall:
         """The call as the state sees it."""
         return ToolCall.model_construct(id=None, name=self.call.name, arguments=self.arguments)
@@ -116,7 +116,7 @@ def ask(
         return made
     if tool is None:
         return made
-    made.scoped_state = scoped(state, made.stated, spec)
+    made.scoped_state = scoped(state, made.stated, spec, made.canonical)
     made.faults = tool.spec.refusals(made.arguments)
     if tool.spec.annotations.ttl_s is not None:
         made.not_before = _before(as_of, tool.spec.annotations.ttl_s)

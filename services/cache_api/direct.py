@@ -4,11 +4,17 @@ A lookup needs a view before it can ask for anything, and a view costs questions
 the cache is taken to be the one that the cache still reads by, and `cache.look` answers what the cache is by now beside the candidates, in
 one snapshot. Where that is something else, or anything at all is wrong with the request, nothing of the attempt is kept and the caller
 goes the long way, which knows all the errors. An answer is the same on both ways.
+
+What was answered is remembered (`memory`); then the database is asked for the pins alone. Where a request names view and revision, what it
+sees never changes unless erased, so pins that were seen to stand are taken to stand for `LEASE_S`; whoever erases waits longer before
+saying that it is done (`expired`): what was said to be erased is served by no replica.
 """
 
+import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,9 +27,11 @@ from services.cache_api import store
 from services.cache_api.ask import Ask
 from services.cache_api.candidates import Candidates, Found
 from services.cache_api.embed import Embedder
-from services.cache_api.lookup import Lookup, Pins
+from services.cache_api.lookup import Lookup, Pins, Turn
+from services.cache_api.memory import Memory, Remembered, keys, place
 from services.cache_api.redact import Redactor
 from services.cache_api.store import Row
+from services.cache_api.tally import Counted, counted
 from services.cache_api.tiers.candidate import Candidate
 from services.cache_api.view import View
 from services.kit.postgres import Database
@@ -35,6 +43,8 @@ FIXED_PLANS = sql.SQL("select set_config('plan_cache_mode', 'force_generic_plan'
 NEWEST = 1 << 62
 """Stands for the newest revision until the database says which it is: every tool of a view is known there."""
 KEPT = 1024
+LEASE_S = 0.1
+"""How long pins that were seen to stand are taken to stand."""
 Place = tuple[str, str, str | None]
 """Tenant, the cache's name or id, the view that the request names."""
 
@@ -43,7 +53,7 @@ class MovedError(Exception):
     """What was taken for granted is not so: go the long way."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Known:
     """A cache as a request found it."""
 
@@ -51,43 +61,106 @@ class Known:
     settings: CacheSettings
     """They never change."""
     view: View
+    newest: int
+    """The newest revision that was seen."""
+    stood: tuple[int, float] = (-1, 0.0)
+    """The revision that was last seen to stand, and until when it is taken to, by the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a request is answered."""
+
+    pins: Pins
+    items: list[dict[str, Any]]
+    calls: list[Counted]
 
 
 class Direct:
     """Answers lookups of caches that were read before."""
 
-    def __init__(self, database: Database, dsn: str, embedder: Embedder, redactor: Redactor) -> None:
+    def __init__(self, database: Database, dsn: str, embedder: Embedder, redactor: Redactor, memory_bytes: int) -> None:
         self.database = database
         self.quick = Quick(dsn, LOOK, application="cacherl cache_api")
         self.embedder = embedder
         self.redactor = redactor
+        self.memory = Memory(memory_bytes)
         self._known: OrderedDict[Place, Known] = OrderedDict()
 
     def learn(self, tenant: str, cache: str, request: LookupRequest, pins: Pins) -> None:
         """Remembers what the long way found."""
-        self._known[tenant, cache, request.view] = Known(pins.cache, pins.settings, pins.view)
+        self._known[tenant, cache, request.view] = Known(pins.cache, pins.settings, pins.view, pins.revision)
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
 
-    async def answer(self, tenant: str, cache: str, request: LookupRequest) -> tuple[Lookup, list[dict[str, Any]]] | None:
-        """The lookup, pinned, and its items' answers; None: go the long way."""
+    async def answer(self, tenant: str, cache: str, request: LookupRequest) -> Answered | None:
+        """The answer; None: go the long way."""
         known = self._known.get((tenant, cache, request.view))
         if known is None:
             return None
-        revision = request.revision if request.revision is not None else NEWEST
-        preset = request.preset or known.settings.preset
-        pins = Pins(known.cache, known.settings, revision, known.view, request.as_of or datetime.now(UTC), preset)
-        candidates = DirectCandidates(self, tenant, cache, request, known)
-        lookup = Lookup(pins, candidates, self.redactor, request)
         try:
-            items = await lookup.answer()
-            if not candidates.verified:
-                await candidates.look((), robust=True)
-        except (MovedError, QuickError, CacheRLError):
+            return await Asking(self, DirectCandidates(self, tenant, cache, request, known), request).answer()
+        except MovedError:
             self._known.pop((tenant, cache, request.view), None)
-            return None
-        lookup.pins = Pins(pins.cache, pins.settings, candidates.pins["revision"], pins.view, pins.as_of, preset)
-        return lookup, items
+            self.memory.forget(known.view.id)
+        except (QuickError, CacheRLError):
+            pass  # the long way tells what is wrong
+        return None
+
+
+class Asking:
+    """One request on its short way."""
+
+    def __init__(self, direct: Direct, candidates: "DirectCandidates", request: LookupRequest) -> None:
+        self.memory, self.candidates, self.known, self.request = direct.memory, candidates, candidates.known, request
+        self.revision = request.revision if request.revision is not None else self.known.newest
+        """Where answers are remembered, if the cache has not gone on."""
+        seen = request.revision if request.revision is not None else NEWEST
+        preset = request.preset or self.known.settings.preset
+        self.pins = Pins(self.known.cache, self.known.settings, seen, self.known.view, request.as_of or datetime.now(UTC), preset)
+        self.lookup = Lookup(self.pins, candidates, direct.redactor, request)
+        self.keys = keys(request)
+
+    async def answer(self) -> Answered:
+        """Remembered answers where there are any, candidates for the rest. Raises `MovedError` where the cache is not what it seemed."""
+        there = place(self.pins, self.request, self.revision)
+        kept = [self.memory.get(there, key) for key in self.keys]
+        turns = await self._look([n for n, one in enumerate(kept) if one is None])
+        if not (self.candidates.verified or self.candidates.standing):
+            await self.candidates.look((), robust=True)
+        revision: int = self.candidates.pins["revision"]
+        if revision != self.revision and len(turns) < len(kept):  # the cache went on: nothing that is remembered holds
+            kept = [None for _ in kept]
+            turns = await self._look(range(len(kept)))
+        self._remember(turns, revision)
+        return self._told(kept, turns, replace(self.pins, revision=revision))
+
+    async def _look(self, which: Sequence[int]) -> dict[int, Turn]:
+        turns = {n: Turn(self.request.items[n], self.pins, self.lookup.redactor) for n in which}
+        await self.lookup.through(list(turns.values()))
+        return turns
+
+    def _remember(self, turns: Mapping[int, Turn], revision: int) -> None:
+        there = place(self.pins, self.request, revision)
+        for n, turn in turns.items():
+            self.memory.put(there, self.keys[n], turn)
+
+    def _told(self, kept: Sequence[Remembered | None], turns: Mapping[int, Turn], pins: Pins) -> Answered:
+        items: list[dict[str, Any]] = []
+        calls: list[Counted] = []
+        for n, one in enumerate(kept):
+            if one is not None:
+                items.append(one.answer(pins.as_of))
+                calls += one.calls
+            else:
+                items.append({"state": turns[n].state.token, "results": turns[n].answers})
+                calls += map(counted, turns[n].asked)
+        return Answered(pins, items, calls)
+
+
+async def expired() -> None:
+    """Waits until no process takes for granted what stood before: after that, what was erased is served by nobody."""
+    await asyncio.sleep(1.5 * LEASE_S)
 
 
 class DirectCandidates(Candidates):
@@ -99,7 +172,14 @@ class DirectCandidates(Candidates):
         self.made_by = known.view.embedder
         self.tenant, self.called, self.known = tenant, called, known
         self.verified = False
+        self._pinned = request.revision is not None and request.view is not None
         self.pins: Row = {"cache": known.cache, "view": known.view.id, "revision": request.revision}
+
+    @property
+    def standing(self) -> bool:
+        """Whether the request names its pins, and they were seen to stand a moment ago."""
+        revision, until = self.known.stood
+        return self._pinned and revision == self.pins["revision"] and time.monotonic() < until
 
     async def rows(self, query: Any, parameters: Row) -> list[Row]:
         """All rows of a statement, in a transaction of its own."""
@@ -132,17 +212,19 @@ class DirectCandidates(Candidates):
             b"true" if robust else b"false",
             questions(asked),
         )
+        began = time.monotonic()
         answer = await self.direct.quick.ask(parameters)
         if answer is None:
             raise MovedError
         said = orjson.loads(answer)
         self._verify(*said["pins"])
+        self.known.stood = (self.pins["revision"], began + LEASE_S)
         found: Found = [[] for _ in asked]
-        for place, key, digest, is_error, fresh, agrees, support, entry, source, step, recorded_at, result in said["found"]:
+        for number, key, digest, is_error, fresh, agrees, support, entry, source, step, recorded_at, result in said["found"]:
             recorded = datetime.fromisoformat(recorded_at) if recorded_at is not None else None
             columns = (bytes.fromhex(key), bytes.fromhex(digest), is_error, fresh, agrees, support, entry, source, step, recorded, result)
-            found[place].append(Candidate(*columns))
-        return [found[place] for place in index]
+            found[number].append(Candidate(*columns))
+        return [found[number] for number in index]
 
     def _verify(self, newest: int, present: str, erased: bool, version: int, since: int, through: int | None) -> None:
         """Compares what the cache is with what it was taken for, and settles the revision."""
@@ -153,18 +235,19 @@ class DirectCandidates(Candidates):
         revision = self.pins["revision"]
         if revision is not None and not since <= revision <= last:
             raise MovedError
+        self.known.newest = last
         self.pins["revision"] = last if revision is None else revision
         self.verified = True
 
 
 def questions(asked: Iterable[tuple[Any, ...]]) -> bytes:
-    """Questions as `cache.look` takes them. Raises `MovedError` for what no text in the database holds."""
+    """Questions as `cache.look` takes them. Raises `QuickError` for what no text in the database holds."""
     try:
         told = orjson.dumps([(k, s, scenario, orjson.Fragment(excluded), h, t) for k, s, scenario, excluded, h, t in asked])
     except TypeError:  # half a surrogate pair
-        raise MovedError from None
+        raise QuickError("half a surrogate pair") from None
     if b"\\u0000" in told:
-        raise MovedError
+        raise QuickError("a null character")
     return told
 
 

@@ -50,6 +50,8 @@ class Turn:
         self.excluded = excluded_json(item)
         self.state = start(item, pins, redactor)
         self.answers: list[dict[str, Any]] = []
+        self.asked: list[Ask] = []
+        """Every call, once it has a place in a wave."""
         self._position = 0
 
     def wave(self, pins: Pins, redactor: Redactor) -> list[Ask]:
@@ -59,13 +61,14 @@ class Turn:
             call = self.item.calls[self._position]
             asks.append(ask(call, self.item, self.excluded, self.state, pins.view, pins.revision, pins.as_of, redactor))
             self._position += 1
+        self.asked += asks
         return asks
 
     def take(self, one: Ask, outcome: CallOutcome, result: ToolResult | None, answer: dict[str, Any]) -> None:
         """Notes an answer and moves the state; `result` may be None where the call cannot move it."""
         self.answers.append(answer)
         if one.moves and result is not None:
-            self.state = advance(self.state, one.stated, one.spec, outcome, result)
+            self.state = advance(self.state, one.stated, one.spec, outcome, result, one.canonical)
 
 
 def start(item: LookupItem, pins: Pins, redactor: Redactor) -> State:

@@ -59,7 +59,7 @@ class Parts:
             LiveWriter(database, embedder),
             Landings(),
             Shadows(),
-            Direct(database, settings.database_url, embedder, redactor),
+            Direct(database, settings.database_url, embedder, redactor, settings.memory_bytes),
         )
 
 

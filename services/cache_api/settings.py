@@ -32,6 +32,9 @@ class CacheSettings(ServiceSettings):
 
     embedder: EmbedderChoice = EmbedderChoice.HASHING
 
+    memory_bytes: int = Field(default=64 << 20, ge=0)
+    """How much of what was answered a process remembers; 0: nothing."""
+
     spool_dir: Path | None = None
     """Where an ingestion is spooled before it is committed; None is the system's folder for temporary files."""
 

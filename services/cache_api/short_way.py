@@ -64,9 +64,8 @@ class ShortWay:
         if answered is None:
             return None
         scope["state"]["caller"] = caller
-        lookup, items = answered
-        parts.tally.count(caller.tenant, lookup.pins.cache, lookup.asked)
-        return answer_bytes(lookup.pins, items)
+        parts.tally.count(caller.tenant, answered.pins.cache, answered.calls)
+        return answer_bytes(answered.pins, answered.items)
 
     async def _caller(self, scope: Scope) -> Caller:
         credentials: Credentials = self.service.state.credentials

@@ -7,6 +7,7 @@ say what to record next.
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import structlog
 from psycopg import Error as DatabaseError
@@ -30,6 +31,22 @@ Owner = tuple[str, str]
 log = structlog.get_logger(__name__)
 
 
+class Counted(NamedTuple):
+    """An answered call as it is counted."""
+
+    tool: str
+    outcome: str
+    key: bytes
+    arguments: dict[str, Any]
+    """Without secrets; kept of a miss alone."""
+
+
+def counted(one: Ask) -> Counted:
+    """What an answered call adds to the counts."""
+    outcome = "malformed" if one.malformed is not None else LIVE if one.live else one.tier.value
+    return Counted(one.call.name, outcome, one.key, one.arguments if outcome == Tier.MISS else {})
+
+
 class Tally:
     """Counts of this process that are not written yet."""
 
@@ -41,21 +58,20 @@ class Tally:
         self._since_pruned: Counter[Owner] = Counter()
         self._writing = asyncio.Lock()
 
-    def count(self, tenant: str, cache: str, asks: Iterable[Ask]) -> None:
+    def count(self, tenant: str, cache: str, calls: Iterable[Counted]) -> None:
         """Counts answered calls."""
         owner = (tenant, cache)
-        for one in asks:
-            outcome = "malformed" if one.malformed is not None else LIVE if one.live else one.tier.value
-            self._outcomes[owner, one.call.name.replace("\0", "\ufffd"), outcome] += 1
-            if outcome == Tier.MISS:
+        for one in calls:
+            self._outcomes[owner, one.tool.replace("\0", "\ufffd"), one.outcome] += 1
+            if one.outcome == Tier.MISS:
                 self._miss(owner, one)
 
-    def _miss(self, owner: Owner, one: Ask) -> None:
+    def _miss(self, owner: Owner, one: Counted) -> None:
         slot = (owner, one.key)
         if slot not in self._missed:
             if len(self._missed) >= MAX_DISTINCT_MISSES:
                 return
-            self._missed[slot] = (one.call.name.replace("\0", "\ufffd"), to_json(shortened(one.arguments)).decode())
+            self._missed[slot] = (one.tool.replace("\0", "\ufffd"), to_json(shortened(one.arguments)).decode())
         self._misses[slot] += 1
 
     async def flush(self) -> None:

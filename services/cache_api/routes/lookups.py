@@ -16,6 +16,7 @@ from services.cache_api.lookup import Lookup, Pins
 from services.cache_api.parts import Parts, PartsOf, Reader
 from services.cache_api.pins import pins_of
 from services.cache_api.short_way import answer_bytes
+from services.cache_api.tally import counted
 from services.kit.auth import Caller, Scope
 from services.kit.postgres import AsyncRows
 
@@ -32,7 +33,7 @@ async def look_up(cache: str, body: LookupRequest, caller: Reader, parts: PartsO
         items = await lookup.answer()
     else:
         lookup, items = await recorded(cache, body, caller, parts)
-    parts.tally.count(caller.tenant, lookup.pins.cache, lookup.asked)
+    parts.tally.count(caller.tenant, lookup.pins.cache, map(counted, lookup.asked))
     return Response(answer_bytes(lookup.pins, items), media_type="application/json")
 
 

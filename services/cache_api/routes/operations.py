@@ -9,6 +9,7 @@ from cacherl.api.cache_operations import Purge, PurgeCreate, Revision
 from cacherl.api.common import Page
 from cacherl.errors import ForbiddenError, InputError, NotFoundError
 from services.cache_api import jobs, store
+from services.cache_api.direct import expired
 from services.cache_api.parts import PartsOf, Reader, Writer
 from services.cache_api.purge import delete_cache, operations, purge
 from services.cache_api.routes import snapshots
@@ -35,7 +36,10 @@ async def create_purge(
             return 200, (await purge(connection, found["id"], body, parts.settings.spool_dir)).model_dump(mode="json")
 
         route = f"POST /v1/caches/{found['id']}/purges"
-        return await once(connection, caller=caller, route=route, key=key, body=await request.body(), act=act)
+        answer = await once(connection, caller=caller, route=route, key=key, body=await request.body(), act=act)
+    if body.erase:
+        await expired()
+    return answer
 
 
 @router.delete("/entries/{entry}", summary="Remove one entry")
@@ -47,6 +51,8 @@ async def delete_entry(cache: str, entry: str, caller: Writer, parts: PartsOf, e
         made = await purge(connection, found["id"], PurgeCreate(entries=[entry], erase=erase), parts.settings.spool_dir)
     if not made.matched:
         raise no_such_entry()
+    if erase:
+        await expired()
     return made
 
 
@@ -67,6 +73,7 @@ async def remove_cache(cache: str, caller: Writer, parts: PartsOf) -> Response:
     refuse_without_admin(caller, erase=True)
     async with parts.database.tenant(caller.tenant) as connection:
         await delete_cache(connection, (await store.find_cache(connection, cache))["id"])
+    await expired()
     return Response(status_code=204)
 
 

@@ -5,15 +5,13 @@ messages before the assistant's first, so runs of one prompt form one task. With
 from one environment, named after the file: say otherwise with `scenario` fields or the `scenario` option.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any, ClassVar
 
-import orjson
-
 from cacherl.importers.conversation import conversation
+from cacherl.importers.fields import first_name, prompt_digest
 from cacherl.importers.tools import companion_tools, tool_specs
-from cacherl.trajectory import Message, Outcome, Raw, Role, Trajectory
+from cacherl.trajectory import Outcome, Raw, Trajectory
 
 __all__ = ["OpenAIChatImporter"]
 
@@ -52,24 +50,16 @@ class OpenAIChatImporter:
         """The trajectory of a record; raises `DataError` for what it refuses."""
         messages = conversation(record.get("messages"), repairs)
         return Trajectory(
-            id=_first(record, _IDS) or f"{self.stem}:{line}",
+            id=first_name(record, *_IDS) or f"{self.stem}:{line}",
             messages=messages,
             tools=list(tool_specs(record.get("tools"), repairs) or self.companion),
-            scenario=self.scenario or _first(record, ("scenario",)) or self.stem,
-            task_id=_first(record, _TASKS) or _prompt_digest(messages),
-            trial=_first(record, _TRIALS),
-            model=_first(record, ("model",)),
+            scenario=self.scenario or first_name(record, "scenario") or self.stem,
+            task_id=first_name(record, *_TASKS) or prompt_digest(messages),
+            trial=first_name(record, *_TRIALS),
+            model=first_name(record, "model"),
             outcome=_outcome(record),
             raw=Raw(file=str(self.path), line=line),
         )
-
-
-def _first(record: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-            return str(value)
-    return None
 
 
 def _outcome(record: dict[str, Any]) -> Outcome:
@@ -80,12 +70,3 @@ def _outcome(record: dict[str, Any]) -> Outcome:
         if isinstance(value, bool | int | float):
             return Outcome(label=value if isinstance(value, bool) else float(value), source=name)
     return Outcome()
-
-
-def _prompt_digest(messages: list[Message]) -> str:
-    prompt = []
-    for message in messages:
-        if message.role is Role.ASSISTANT:
-            break
-        prompt.append([message.role, message.content])
-    return "prompt-" + hashlib.sha256(orjson.dumps(prompt)).hexdigest()[:16]

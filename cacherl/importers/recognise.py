@@ -10,6 +10,8 @@ from typing import Any
 from cacherl.errors import DataError, UsageError
 from cacherl.importers.bfcl import BfclImporter
 from cacherl.importers.cacherl import CacherlImporter
+from cacherl.importers.livemcpbench import LiveMCPBenchImporter
+from cacherl.importers.nemo_gym import NeMoGymImporter
 from cacherl.importers.openai_chat import OpenAIChatImporter
 from cacherl.importers.records import records
 from cacherl.importers.result import Importer, ImportResult
@@ -19,7 +21,15 @@ from cacherl.importers.workbench import WorkBenchImporter
 
 __all__ = ["FORMATS", "import_file", "recognise"]
 
-IMPORTERS: tuple[type[Importer], ...] = (CacherlImporter, TauBenchImporter, WorkBenchImporter, BfclImporter, OpenAIChatImporter)
+IMPORTERS: tuple[type[Importer], ...] = (
+    CacherlImporter,
+    TauBenchImporter,
+    WorkBenchImporter,
+    BfclImporter,
+    LiveMCPBenchImporter,
+    NeMoGymImporter,
+    OpenAIChatImporter,
+)
 """In the order in which they are asked: the most particular first."""
 FORMATS = {importer.name: importer for importer in IMPORTERS}
 _LOOKED_AT = 50
@@ -75,8 +85,6 @@ def _later(value: dict[str, Any]) -> str | None:
     first = next(iter(value.values()), None)
     signs = {
         "a CacheRL episodes file (read it with the rollout tools)": str(value.get("schema", "")).startswith("cacherl."),
-        "NeMo-Gym's rollouts": "responses_create_params" in value,
-        "LiveMCPBench's trajectories": {"Question", "Annotator Metadata"} <= value.keys(),
         "a Toucan row": "messages" in value and {"available_tools", "subset_name"} & value.keys() != set(),
         "Toucan's tool schemas": {"server_name", "tools"} <= value.keys(),
         "ToolBench's answer tree": "answer_generation" in value,

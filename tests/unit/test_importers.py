@@ -13,49 +13,8 @@ from hypothesis import strategies as st
 from cacherl.errors import DataError, UsageError
 from cacherl.importers import FORMATS, ImportResult, import_file, recognise
 from cacherl.importers.failed import failed
-from cacherl.trajectory import Role, Trajectory
-
-SAMPLES = Path(__file__).parents[1] / "data"
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def public(path: str) -> Path:
-    found = SHARED / path
-    if not found.exists():
-        pytest.skip(f"NOT CHECKED: the public data {path} is not beside the repository")
-    return found
-
-
-def taken(path: Path, **more) -> tuple[list[Trajectory], ImportResult]:
-    result = import_file(path, **more)
-    trajectories = []
-    for trajectory in result:
-        trajectories.append(trajectory)
-        counts = result.counts
-        assert counts.records == counts.imported + counts.repaired + counts.refused
-    assert len(trajectories) == result.counts.imported + result.counts.repaired
-    for trajectory in trajectories:
-        sound(trajectory)
-    assert len({t.id for t in trajectories}) == len(trajectories)
-    return trajectories, result
-
-
-def sound(trajectory: Trajectory) -> None:
-    """Call ids are unique, and every result names an earlier call of its own."""
-    open_calls: dict[str | None, str] = {}
-    used: set[str | None] = set()
-    for message in trajectory.messages:
-        for call in message.tool_calls:
-            assert call.id not in used
-            used.add(call.id)
-            open_calls[call.id] = call.function.name
-        if message.role is Role.TOOL:
-            assert open_calls.pop(message.tool_call_id) == message.name
-
-
-def by_id(trajectories: list[Trajectory]) -> dict[str, Trajectory]:
-    return {t.id: t for t in trajectories}
-
+from cacherl.trajectory import Role
+from tests.unit.importing import SAMPLES, by_id, public, taken
 
 REPAIRS = [
     "empty-arguments", "arguments-as-object", "arguments-encoded-twice", "call-id-mismatch", "missing-call-id", "repeated-call-id",
@@ -322,11 +281,8 @@ def test_bfcl_whole(variant, calls):
 
 
 LATER = [
-    "livemcpbench/claude-sonnet-4_trajectories.json",
     "format_samples/toucan_qwen3_row.jsonl",
     "toucan_mcp_tools/mcp_server_tools.jsonl",
-    "nemo_gym_samples/resources_servers__workplace_assistant__example_rollouts.jsonl",
-    "nemo_gym_samples/responses_api_agents__tau2__example_rollouts.jsonl",
     "toolbench_samples/answer/G1_answer/59_ChatGPT_DFS_woFilter_w2.json",
     "stabletoolbench_samples/model_predictions_converted/virtual_chatgpt_cot/G1_instruction.json",
 ]

@@ -54,7 +54,7 @@ class Memory:
 
     def put(self, place: Place, key: bytes | None, turn: Turn) -> None:
         """Keeps an answer that will be the same at any time."""
-        if key is None or any(one.not_before is not None for one in turn.asked) or (place, key) in self._answers:
+        if key is None or not self.bytes_at_most or any(one.not_before is not None for one in turn.asked) or (place, key) in self._answers:
             return
         results = sum(len(one.chosen.result) for one in turn.asked if one.chosen is not None)
         size = len(key) + results + BYTES_A_CALL * len(turn.asked)

@@ -35,6 +35,9 @@ def fidelity(
     preset: str = typer.Option("robust", help="robust or paper."),
     target_false: float = typer.Option(0.01, help="Bound of false hits ÷ replayed calls that calibration keeps."),
     annotations: Path | None = typer.Option(None, help="JSON object: tool name → annotations."),
+    scenario: str | None = typer.Option(
+        None, help="Scenario: a field of the records, a JMESPath expression on them, or one name for all; default: what the importer says."
+    ),
     home: Path = HomeOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -44,7 +47,7 @@ def fidelity(
     if not 0 < target_false < 1:
         raise UsageError("--target-false lies between 0 and 1")
     given = read_annotations(annotations) if annotations is not None else {}
-    recorded, replayed = _imported(record), _imported(replay)
+    recorded, replayed = _imported(record, scenario), _imported(replay, scenario)
 
     async def run(runtime: Runtime) -> FidelityReport:
         async with CacheClient(runtime.urls.cache_api, runtime.key) as client:
@@ -150,10 +153,10 @@ def read_annotations(path: Path) -> dict[str, Annotations]:
         raise UsageError(f"{path} is not a JSON object of annotations by tool name: {where}: {first['msg']}") from error
 
 
-def _imported(paths: list[Path]) -> list[Trajectory]:
+def _imported(paths: list[Path], scenario: str | None) -> list[Trajectory]:
     out: list[Trajectory] = []
     for path in paths:
-        found = import_file(path)
+        found = import_file(path, scenario=scenario)
         out += found
         for problem in found.problems:
             typer.echo(f"{path}: refused: {problem.detail}", err=True)

@@ -125,6 +125,13 @@ async def test_annotations_decide(cache: Command, tmp_path: Path, recorded: Path
     assert (wrong.code, "annotations" in wrong.complaint) == (2, True)
 
 
+async def test_the_scenario_can_be_told(cache: Command, tmp_path: Path, recorded: Path):
+    replayed = log(tmp_path / "replayed.jsonl", ("p1", "t9", [balance(100)]))
+    for scenario, hits in (("one", 1), ("id", 0)):
+        ran = await cache("fidelity", "--record", recorded, "--replay", replayed, "--scenario", scenario, "--json")
+        assert (ran.code, ran.document["totals"]["hits"]) == (0, hits), "each record its own environment: nothing is shared"
+
+
 async def test_wrong_use_is_told(cache: Command, tmp_path: Path, recorded: Path):
     empty = log(tmp_path / "empty.jsonl", ("p1", "t9", []))
     for arguments in (

@@ -27,7 +27,8 @@ PATTERNS = re.compile(
 )
 HINTS = re.compile(r"-----B|eyJ|cr[ld]_|A[KS]IA|gh[pousr]_|github_p|glpat-|xox|sk-|k_live_|AIza")
 """What every pattern begins with or holds near its beginning: a text without any of these needs no closer look."""
-CARD = re.compile(r"(?<![\w-])[3-6]\d{3}(?:[ -]?\d{4}){2}[ -]?\d{1,4}(?![\w-])")
+CARD = re.compile(r"(?<![\w-])(?<!\d[.,])[3-6]\d{3}(?:[ -]?\d{4}){2}[ -]?\d{1,4}(?![\w-]|[.,]\d)")
+"""Thirteen digits or more that stand by themselves: the decimals of a number are none."""
 MARKS = ("writeOnly", "x-secret")
 TAG = re.compile(r"\[redacted:[0-9a-f]{12}\]")
 MIN_LENGTH = 12

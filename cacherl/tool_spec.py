@@ -45,6 +45,9 @@ class Annotations(Wire):
     """Whether the same arguments in the same state give different results."""
     volatile: list[str] = []
     """JSON pointers of arguments (`/arguments/…`) and result fields (`/result/…`) that carry no meaning: request ids, times."""
+    immaterial: list[str] = []
+    """JSON pointers of arguments (`/arguments/…`) whose text does not change the result, though it may change the state: a thought that is
+    noted, the body of a mail."""
     identifier: list[str] = []
     """JSON pointers of arguments that name a thing; two different values never match by similarity."""
     canonicaliser: str | None = None

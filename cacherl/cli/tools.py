@@ -74,7 +74,9 @@ async def learned(client: CacheClient, cache: str, given: dict[str, Annotations]
 def lines(said: Annotations) -> list[list[str]]:
     """[annotation, value, why] of all that is known of a tool."""
     out = [[name, str(getattr(said, name)), why(name, said)] for name in FIELDS if getattr(said, name) is not None]
-    out += [[name, ", ".join(getattr(said, name)), why(name, said)] for name in ("identifier", "volatile") if getattr(said, name)]
+    out += [
+        [name, ", ".join(getattr(said, name)), why(name, said)] for name in ("identifier", "volatile", "immaterial") if getattr(said, name)
+    ]
     return out or [["-", "-", "nothing is known: it counts as mutating, its results as those of its group"]]
 
 

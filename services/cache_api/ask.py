@@ -11,9 +11,10 @@ from cacherl.api.cache import LookupCall, LookupItem, ToolCalibration
 from cacherl.errors import DataError
 from cacherl.state import State, scoped
 from cacherl.tier import Tier
-from cacherl.tool_call import ToolCall, canonical_arguments, key_of
+from cacherl.tool_call import ToolCall, canonical_arguments
 from cacherl.tool_spec import ToolSpec
 from services.cache_api.argument import identity
+from services.cache_api.lookup_key import lookup_key
 from services.cache_api.redact import Redactor
 from services.cache_api.tiers.candidate import Candidate, Match
 from services.cache_api.view import View, ViewTool
@@ -110,7 +111,7 @@ def ask(
     made = Ask(call, item, excluded, redactor.call(call.arguments, spec), tool)
     try:
         made.canonical = canonical_arguments(made.arguments, spec)
-        made.key = key_of(call.name, made.canonical)
+        made.key = lookup_key(call.name, made.canonical, spec)
     except DataError as error:
         made.malformed = error.detail
         return made

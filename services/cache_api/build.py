@@ -62,7 +62,7 @@ class Builder:
 
     async def _learn(self, view: str, given: dict[str, Annotations], specs: Mapping[str, ToolSpec], comparisons: int | None = None) -> View:
         learner = Learner(self.database, self.tenant, self.cache)
-        tools, learning = await learner.tools(view_tools(specs, given), comparisons)
+        tools, learning = await learner.tools(view_tools(specs, given), given, comparisons)
         async with self.database.tenant(self.tenant) as connection:
             made = await self._create(connection, view, given, tools)
             await learner.keep(connection, view, learning)

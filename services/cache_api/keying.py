@@ -13,11 +13,12 @@ from pydantic_core import to_json
 
 from cacherl.result_digest import result_digest
 from cacherl.state import State, advance, scoped
-from cacherl.tool_call import canonical_arguments, key_of
+from cacherl.tool_call import canonical_arguments
 from cacherl.tool_spec import ToolSpec
 from services.cache_api.argument import identity
 from services.cache_api.embed import call_text
 from services.cache_api.event import Event, Link, Track, content_hash, link
+from services.cache_api.lookup_key import lookup_key
 
 Specs = Mapping[str, ToolSpec]
 
@@ -119,7 +120,7 @@ def key_row(
     return KeyRow(
         entry=entry.id,
         tool=entry.tool,
-        key=key_of(entry.tool, canonical_ones),
+        key=lookup_key(entry.tool, canonical_ones, spec),
         identity=identity(entry.tool, canonical_ones, spec),
         scoped_state=scoped_state,
         scenario=entry.scenario,

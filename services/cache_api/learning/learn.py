@@ -13,19 +13,21 @@ from typing import Any
 from pydantic_core import to_json
 
 from cacherl.state import State
-from cacherl.tool_call import exact_key
+from cacherl.tool_call import canonical_arguments, key_of
 from cacherl.tool_spec import Annotations, Scope, ToolSpec
 from services.cache_api import store
 from services.cache_api.event import Event, Link
 from services.cache_api.histories import states_of
 from services.cache_api.keying import result_digest
 from services.cache_api.learning.effects import annotated
+from services.cache_api.learning.immaterial import Texts, with_immaterial
 from services.cache_api.learning.observe import Observations
 from services.cache_api.learning.scopes import Learned, learned_scopes
 from services.cache_api.learning.texts import asks_for_texts, with_canonicaliser
 from services.cache_api.learning.traces import Traces
+from services.cache_api.lookup_key import lookup_key
 from services.cache_api.store import Row
-from services.cache_api.view import ViewTool
+from services.cache_api.view import ViewTool, given_fields
 from services.kit.postgres import AsyncRows, Database, load_queries
 
 queries = load_queries(Path(__file__).parent.with_name("learning.sql"))
@@ -39,16 +41,22 @@ class Learner:
     def __init__(self, database: Database, tenant: str, cache: str) -> None:
         self.database, self.tenant, self.cache = database, tenant, cache
 
-    async def tools(self, tools: Iterable[ViewTool], required: int | None = None) -> tuple[list[ViewTool], dict[str, Any] | None]:
+    async def tools(
+        self, tools: Iterable[ViewTool], given: Mapping[str, Annotations], required: int | None = None
+    ) -> tuple[list[ViewTool], dict[str, Any] | None]:
         """The tools with what the recordings show of them, and how scopes were chosen (None: nothing is recorded).
 
-        In this order, since each rests on the one before: canonicalisers, what mutates, scopes. `required` as `learned_scopes` has it.
+        In this order, since each rests on the one before: canonicalisers, what mutates and which texts are immaterial, scopes. `required`
+        as `learned_scopes` has it.
         """
         known = list(tools)
         specs = await self._texts({tool.spec.name: tool.spec for tool in known})
         seen = await self._seen(specs)
         shown = await asyncio.to_thread(annotated, specs, seen.traces)
-        if mutations(shown) != mutations(specs):
+        shown = await asyncio.to_thread(with_immaterial, shown, seen.texts, said_immaterial(given))
+        if mutations(shown) != mutations(specs) or any(
+            shown[name].annotations.immaterial != specs[name].annotations.immaterial for name in shown
+        ):
             seen = await self._seen(shown)
         if not seen.observations.tools:
             return known, None
@@ -101,6 +109,7 @@ class Seen:
         self.specs = specs
         self.observations = Observations()
         self.traces = Traces(specs)
+        self.texts = Texts()
 
     def add(self, rows: list[Row], links: list[Link]) -> None:
         """Entries, and the links of their histories from the start."""
@@ -111,16 +120,28 @@ class Seen:
             if event.transient:
                 continue
             spec, history = self.specs.get(event.name), bytes(row["history"]) if row["history"] is not None else None
-            key, result = exact_key(event.name, event.arguments, spec), result_digest(event.content, event.is_error, spec)
+            canonical = canonical_arguments(event.arguments, spec)
+            key, result = key_of(event.name, canonical), result_digest(event.content, event.is_error, spec)
             state = states[history] if history is not None else State.start("")
             self.traces.add(event, history, row["scenario"], row["source"], key, result)
-            told = {"scenario": row["scenario"], "source": row["source"], "task": row["task"], "result": result, "key": key}
-            self.observations.add(event.call, spec, state, **told)
+            told = {"scenario": row["scenario"], "source": row["source"], "task": row["task"], "result": result}
+            self.observations.add(event.call, spec, state, key=lookup_key(event.name, canonical, spec), **told)
+            self.texts.add(event.name, canonical, spec, **told)
 
 
 def mutations(specs: Mapping[str, ToolSpec]) -> dict[str, bool]:
     """What each tool is taken to do to the state; unknown is as good as mutating."""
     return {name: spec.annotations.mutating is not False for name, spec in specs.items()}
+
+
+def texts(specs: Mapping[str, ToolSpec]) -> dict[str, list[str]]:
+    """What of each tool is taken to be immaterial."""
+    return {name: spec.annotations.immaterial for name, spec in specs.items()}
+
+
+def said_immaterial(given: Mapping[str, Annotations]) -> set[str]:
+    """The tools of which somebody said which texts are immaterial, be it none."""
+    return {name for name, annotations in given.items() if "immaterial" in given_fields(annotations)}
 
 
 def given_scopes(specs: Mapping[str, ToolSpec]) -> dict[str, Scope]:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cacherl.state import State, advance, scoped_in
-from cacherl.tool_call import ToolCall, exact_key
+from cacherl.tool_call import ToolCall, canonical_arguments
 from cacherl.tool_spec import Scope, ToolSpec
 from services.cache_api.event import Track
 from services.cache_api.keying import result_digest
+from services.cache_api.lookup_key import lookup_key
 
 COLUMNS = ("call", "identifier", "group", "all", "result", "source", "task")
 MAX_OBSERVATIONS = 200_000
@@ -83,7 +84,7 @@ def of_tracks(tracks: Iterable[Track], specs: Mapping[str, ToolSpec]) -> Observa
                     source=track.source,
                     task=track.task,
                     result=result_digest(event.content, event.is_error, spec),
-                    key=exact_key(event.name, event.arguments, spec),
+                    key=lookup_key(event.name, canonical_arguments(event.arguments, spec), spec),
                 )
             state = advance(state, call, spec, event.outcome, event.result)
     return found

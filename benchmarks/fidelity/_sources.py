@@ -10,13 +10,8 @@ from cacherl.importers import import_file
 from cacherl.trajectory import Trajectory
 
 VARIANTS = ("base", "miss_func", "miss_param", "long_context")
-OTHERS = (
-    "livemcpbench/claude-sonnet-4_trajectories.json",
-    "nemo_gym_samples/resources_servers__conversational_tool_use_simulation__example_rollouts.jsonl",
-    "nemo_gym_samples/resources_servers__ns_tools__example_rollouts.jsonl",
-    "nemo_gym_samples/resources_servers__workplace_assistant__example_rollouts.jsonl",
-    "nemo_gym_samples/responses_api_agents__tau2__example_rollouts.jsonl",
-)
+OTHERS = ("livemcpbench/claude-sonnet-4_trajectories.json",)
+"""NeMo-Gym's samples hold four or five rollouts each: nothing to split."""
 
 
 @dataclass(frozen=True)

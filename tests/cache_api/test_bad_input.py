@@ -157,11 +157,17 @@ async def test_what_is_not_there_is_named(cache: Cache):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/caches/a%00b", "/v1/caches/town/tools/a%00b", "/v1/caches/town/views/a%00b", "/v1/caches/town/entries/%00"]
+    ("path", "status"),
+    [
+        ("/v1/caches/a%00b", 422),
+        ("/v1/caches/town/tools/a%00b", 404),  # the view in memory knows its tools: the database is not asked
+        ("/v1/caches/town/views/a%00b", 422),
+        ("/v1/caches/town/entries/%00", 422),
+    ],
 )
-async def test_a_name_that_nothing_can_have_is_not_found(cache: Cache, path: str):
+async def test_a_name_that_nothing_can_have_names_nothing(cache: Cache, path: str, status: int):
     answer = await cache.http.get(path)
-    assert answer.status_code in (404, 422), answer.text
+    assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
 
 
@@ -170,9 +176,8 @@ async def test_a_name_that_nothing_can_have_is_not_found(cache: Cache, path: str
 )
 async def test_a_list_that_cannot_be_asked_for(cache: Cache, params: dict[str, str]):
     answer = await cache.http.get(f"{cache.url}/entries", params=params)
-    assert answer.status_code in (200, 422), answer.text
-    if answer.status_code == 200:
-        assert answer.json()["items"] == []
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(
@@ -208,16 +213,23 @@ async def test_times_at_the_ends_of_the_calendar_are_times(cache: Cache, as_of: 
         await asyncio.sleep(0.05)
     sent = {"items": [item(call("get_weather", {"city": "Oslo"}))], "as_of": as_of}
     found = await cache.http.post(f"{cache.url}/lookups", json=sent)
-    assert found.status_code in (200, 422), found.text
+    assert found.status_code == 200, found.text
 
 
 @pytest.mark.parametrize(
-    "body", [{"tool": "a\0b"}, {"entries": ["\0"]}, {"source": "\0"}, {"entries": []}, {"recorded_before": "0001-01-01T00:00:00Z"}]
+    ("body", "status"),
+    [
+        ({"tool": "a\0b"}, 422),
+        ({"entries": ["\0"]}, 422),
+        ({"source": "\0"}, 422),
+        ({"entries": []}, 422),
+        ({"recorded_before": "0001-01-01T00:00:00Z"}, 200),
+    ],
 )
-async def test_a_purge_of_what_cannot_be_there_changes_nothing(cache: Cache, body: dict[str, Any]):
+async def test_a_purge_of_what_cannot_be_there_changes_nothing(cache: Cache, body: dict[str, Any], status: int):
     await cache.record(line("r", 0, "Oslo"))
     answer = await cache.http.post(f"{cache.url}/purges", json=body)
-    assert answer.status_code in (200, 422), answer.text
+    assert answer.status_code == status, answer.text
     assert (await cache.get())["entries"] == 1
 
 

@@ -94,11 +94,11 @@ async def test_what_is_not_as_it_was_is_told_as_ever(app: FastAPI, town: Cache, 
     assert (await town.look(ASKED, status=404))["type"].endswith("no-such-cache")
 
 
-@pytest.mark.parametrize("scenario", ["a\0b", "ä€𝄞", "'; drop table cache.entries; --"])
-async def test_any_scenario_is_text_and_nothing_else(town: Cache, scenario: str):
+@pytest.mark.parametrize(("scenario", "status"), [("a\0b", 422), ("ä€𝄞", 200), ("'; drop table cache.entries; --", 200)])
+async def test_any_scenario_is_text_and_nothing_else(town: Cache, scenario: str, status: int):
     asked = item(call("get_balance", {"account": "A1"}), scenario=scenario)
     found = [await town.http.post(f"{town.url}/lookups", json={"items": [asked], "as_of": "2026-01-01T00:00:00Z"}) for _ in range(3)]
-    assert {one.status_code for one in found} <= {200, 422}
+    assert {one.status_code for one in found} == {status}
     assert len({one.content for one in found}) == 1
 
 

@@ -85,10 +85,41 @@ def test_what_other_tasks_contradict_takes_more_than_it_did():
             ]
         )
 
-    assert enough(dozen("yes").tables()) == (8, True)
+    assert enough(dozen("yes").tables())[::2] == (8, 0)
     tables = dozen("no").tables()
-    assert enough(tables) == (UNPROVEN, False)
-    assert not any(judged(tables).immaterial(f"t{number}.ask", {"text"}) for number in range(12))
+    assert enough(tables) == (UNPROVEN, 0, 0)
+    assert not any(judged(tables).immaterial(f"t{number}.ask") for number in range(12))
+
+
+def test_evidence_is_strong_only_where_enough_calls_were_replayed():
+    """A hundred calls replayed without an error are no proof of half a per cent, and are not called one."""
+
+    def proof(tasks: int) -> Any:
+        texts = recorded([("note.keep", {"text": sentence(n)}, "noted", f"t{n}") for n in range(tasks)])
+        return with_immaterial({"note.keep": spec("note.keep")}, texts)["note.keep"].annotations.inferred["immaterial"]
+
+    assert (proof(100)["strength"], proof(100)["replayed"]) == ("weak", {"served": 100, "wrong": 0})
+    assert (proof(190)["strength"], proof(250)["strength"]) == ("weak", "strong")
+
+
+def test_texts_of_one_task_beside_one_text_of_many_are_few():
+    told = [("note.keep", {"text": sentence(1)}, "noted", f"t{n}") for n in range(50)]
+    told += [("note.keep", {"text": sentence(100 + n)}, "noted", "other") for n in range(60)]
+    assert immaterial(recorded(told), "note.keep") == {"note.keep": []}
+
+
+def test_texts_that_only_alone_are_uncontradicted_do_not_both_leave_the_key():
+    """Each varies while the other stands, and nothing differs; where both differ, the result does."""
+    told = [("mail", {"text": sentence(n), "to": "whoever " + sentence(500)}, "left", f"a{n}") for n in range(40)]
+    told += [("mail", {"text": sentence(900), "to": "whoever " + sentence(600 + n)}, "right", f"b{n}") for n in range(40)]
+    assert len(immaterial(recorded(told), "mail")["mail"]) == 1
+
+
+@pytest.mark.parametrize("other", [{"to": "as it always was before"}, {}])
+def test_a_text_that_never_varied_is_not_taken_along_by_one_that_did(other: dict[str, Any]):
+    told = [("mail", {"text": sentence(n)} | other, "kept", f"t{n}") for n in range(50)]
+    told += [("mail", {"text": sentence(n), "to": "once and never again said"}, "kept", f"t{n}") for n in range(0 if other else 1)]
+    assert immaterial(recorded(told), "mail") == {"mail": ["/arguments/text"]}
 
 
 def test_of_two_texts_one_may_matter():

@@ -2,10 +2,13 @@
 
 Calls are compared that agree in scenario and in everything but their free texts (`argument.is_text`: never what names a thing). Where they
 all had one result, whatever the texts said and whatever came before, over enough different texts *and* tasks, the texts are immaterial:
-all of a tool's together, else each by itself. One pair that differs is enough against it. What somebody gave is never touched.
+all of a tool's together (each of those that varied enough), else the one that shows most by itself; never two of which only each alone is
+uncontradicted. One pair that differs is enough against it. A task counts once, and only if it brought a text that no task before it had.
+What somebody gave is never touched.
 
 How many are enough is not a constant: what four fifths of the tasks would have called immaterial is held against the fifth left out. From
-many to few, it stops where that is contradicted more often than the target allows. Recordings too few to show it take `UNPROVEN`.
+many to few, it stops where that is contradicted more often than the target allows. Where no call was replayed it is `UNPROVEN`. The
+evidence is `strong` only where so many were that one more that is wrong would still keep the target.
 """
 
 import hashlib
@@ -29,7 +32,8 @@ UNPROVEN = 20
 TARGET_FALSE = 0.005
 """Share of wrong results among those that would have been served."""
 FOLDS = 5
-COLUMNS = ("rest", "text", "result", "task")
+COLUMNS = ("rest", "together", "text", "result", "task")
+"""Digests of: all but the text; all but every text of the call; the text; what came out; whose call it is."""
 ALL = ""
 """Stands for all texts of a call together."""
 MAX_ROWS = 200_000
@@ -43,7 +47,7 @@ class Shown(NamedTuple):
     conflicts: int
     """Different results under equal rest, beyond the first of each."""
     tasks: int
-    """From which the compared calls are."""
+    """That brought a text of their own to what is compared."""
 
     def holds(self, required: int) -> bool:
         """Whether that many comparisons and tasks are there, and nothing contradicts them."""
@@ -55,88 +59,120 @@ class Texts:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("Q"))
-        self.names: dict[str, set[str]] = defaultdict(set)
-        """Arguments that held a text, by tool."""
 
     def add(
         self, tool: str, canonical: dict[str, Any], spec: ToolSpec | None, *, scenario: str, source: str, task: str | None, result: bytes
     ) -> None:
         """Notes one answered call."""
         found = [name for name, value in canonical.items() if is_text("/" + name, value, spec)]
-        self.names[tool].update(found)
         told = number(result), named(source if task is None else "task " + task)
-        for which, names in [(ALL, found), *((name, [name]) for name in found if len(found) > 1)]:
+        if not found:
+            return
+        together = _digest([scenario, blanked(canonical, found, spec)])
+        for which, names in [(ALL, found), *((name, [name]) for name in found)]:
             rows = self._rows[tool, which]
-            if names and len(rows) < MAX_ROWS * len(COLUMNS):
-                rows.append(_digest([scenario, blanked(canonical, names, spec)]))
+            if len(rows) < MAX_ROWS * len(COLUMNS):
+                rows.append(together if len(names) == len(found) else _digest([scenario, blanked(canonical, names, spec)]))
+                rows.append(together)
                 rows.append(_digest([canonical[name] for name in names]))
                 rows.extend(told)
 
-    def tables(self) -> dict[tuple[str, str], Table]:
-        """`COLUMNS` by tool and text (`ALL`: all of them together)."""
-        found: dict[tuple[str, str], Table] = {}
-        for place, rows in self._rows.items():
+    def tables(self) -> dict[str, "Tables"]:
+        """By tool."""
+        found: dict[str, Tables] = defaultdict(dict)
+        for (tool, which), rows in self._rows.items():
             rows_NC = np.frombuffer(rows, dtype=np.uint64).reshape(-1, len(COLUMNS))
-            found[place] = {name: np.ascontiguousarray(rows_NC[:, column]) for column, name in enumerate(COLUMNS)}
+            found[tool][which] = {name: np.ascontiguousarray(rows_NC[:, column]) for column, name in enumerate(COLUMNS)}
         return found
+
+
+Tables = dict[str, Table]
+"""One tool's `COLUMNS` by text; `ALL`: all of them together."""
+
+
+class Enough(NamedTuple):
+    """How many comparisons and tasks are enough, and how many replayed calls say so."""
+
+    required: int
+    served: int
+    wrong: int
+
+    @property
+    def proven(self) -> bool:
+        """Whether so many were replayed that one more that is wrong would keep the target."""
+        return (self.wrong + 1) / (self.served + 2) <= TARGET_FALSE
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """How many comparisons and tasks are enough, and what each text shows."""
+    """How much is enough, and what is held against it."""
 
-    required: int
-    proven: bool
-    shown: dict[tuple[str, str], Shown]
+    enough: Enough
+    tables: Mapping[str, Tables]
 
-    def immaterial(self, tool: str, names: set[str]) -> dict[str, Shown]:
-        """The texts of a tool that never matter."""
-        together = self.shown.get((tool, ALL))
-        if together is not None and together.holds(self.required):
-            return dict.fromkeys(sorted(names), together)
-        single = {name: self.shown.get((tool, name)) for name in sorted(names)}
-        return {name: found for name, found in single.items() if found is not None and found.holds(self.required)}
+    def immaterial(self, tool: str) -> dict[str, Shown]:
+        """The texts of a tool that never matter, each with what it shows."""
+        tables, required = self.tables.get(tool), self.enough.required
+        if tables is None:
+            return {}
+        which, found = best(tables)
+        if not found.holds(required):
+            return {}
+        if which != ALL:
+            return {which: found}
+        each = {name: shown(table, "together") for name, table in sorted(tables.items()) if name != ALL}
+        return {name: one for name, one in each.items() if one.holds(required)}
 
 
-def judged(tables: Mapping[tuple[str, str], Table]) -> Judged:
+def judged(tables: Mapping[str, Tables]) -> Judged:
     """What the recordings show, and how much is enough."""
-    required, proven = enough(tables)
-    return Judged(required, proven, {place: shown(table) for place, table in tables.items()})
+    return Judged(enough(tables), tables)
 
 
-def shown(table: Table) -> Shown:
-    """What a table says."""
-    if not len(table["rest"]):
+def best(tables: Tables) -> tuple[str, Shown]:
+    """What of a tool may be left out, if anything: all of its texts where nothing contradicts that, else the one that shows most."""
+    together = shown(tables[ALL])
+    if not together.conflicts:
+        return ALL, together
+    single = [(name, shown(table)) for name, table in sorted(tables.items()) if name != ALL]
+    quiet = [(name, found) for name, found in single if not found.conflicts]
+    return max(quiet, key=lambda one: min(one[1].comparisons, one[1].tasks), default=(ALL, together))
+
+
+def shown(table: Table, rest: str = "rest") -> Shown:
+    """What a table says of a text; `rest`: which of its columns must agree."""
+    rest_N, text_N, result_N = table[rest], table["text"], table["result"]
+    if not len(rest_N):
         return Shown(0, 0, 0)
-    rest_N, text_N, result_N = table["rest"], table["text"], table["result"]
-    rest_T = runs(rest_N, text_N)[0]
+    rest_T, _, first_T, _ = runs(rest_N, text_N)
     rests_R, texts_R = np.unique(rest_T, return_counts=True)
     _, results_R = np.unique(runs(rest_N, result_N)[0], return_counts=True)
     several = texts_R > 1
-    compared_N = np.isin(rest_N, rests_R[several])
-    return Shown(int((texts_R - 1).sum()), int((results_R[several] - 1).sum()), len(np.unique(table["task"][compared_N])))
+    brought_T = np.isin(rest_T, rests_R[several])
+    tasks = len(np.unique(table["task"][first_T[brought_T]]))
+    return Shown(int((texts_R - 1).sum()), int((results_R[several] - 1).sum()), tasks)
 
 
-def enough(tables: Mapping[tuple[str, str], Table]) -> tuple[int, bool]:
-    """The fewest comparisons and tasks for which what most tasks show holds in the rest; (`UNPROVEN`, False) where nothing shows it."""
+def enough(tables: Mapping[str, Tables]) -> Enough:
+    """The fewest comparisons and tasks for which what most tasks show holds in the rest; `UNPROVEN` where nothing shows it."""
     served, wrong = np.zeros(len(CANDIDATES), int), np.zeros(len(CANDIDATES), int)
-    for table in tables.values():
-        fold_N = table["task"] % np.uint64(FOLDS)
+    for tool in tables.values():
         for fold in range(FOLDS):
-            known, asked = rows_of(table, fold_N != fold), rows_of(table, fold_N == fold)
-            said = shown(known)
+            known = {which: rows_of(table, table["task"] % np.uint64(FOLDS) != fold) for which, table in tool.items()}
+            which, said = best(known)
+            asked = rows_of(tool[which], tool[which]["task"] % np.uint64(FOLDS) == fold)
             holding = [place for place, required in enumerate(CANDIDATES) if said.holds(required)]
             if holding and len(asked["rest"]):
-                hits, false = _served(known, asked)
+                hits, false = _served(known[which], asked)
                 served[holding] += hits
                 wrong[holding] += false
-    chosen: int | None = None
-    for required, hits, false in zip(CANDIDATES, served.tolist(), wrong.tolist(), strict=True):
-        if false > TARGET_FALSE * hits:
+    chosen: Enough | None = None
+    for told in map(Enough, CANDIDATES, served.tolist(), wrong.tolist()):
+        if told.wrong > TARGET_FALSE * told.served:
             break
-        if hits:
-            chosen = required
-    return (UNPROVEN, False) if chosen is None else (chosen, True)
+        if told.served:
+            chosen = told
+    return chosen or Enough(UNPROVEN, 0, 0)
 
 
 def _served(known: Table, asked: Table) -> tuple[int, int]:
@@ -154,13 +190,14 @@ def with_immaterial(specs: Mapping[str, ToolSpec], texts: Texts, given: Collecti
     out = dict(specs)
     for name, spec in specs.items():
         said = spec.annotations
-        shown_ = found.immaterial(name, texts.names[name]) if name in texts.names else {}
-        if not shown_ or name in given:
+        shown_ = {} if name in given else found.immaterial(name)
+        if not shown_:
             continue
         proof = {
             "from": "recordings",
-            "required": found.required,
-            "strength": "strong" if found.proven else "weak",
+            "required": found.enough.required,
+            "replayed": {"served": found.enough.served, "wrong": found.enough.wrong},
+            "strength": "strong" if found.enough.proven else "weak",
             "arguments": {
                 f"/arguments/{text}": {
                     "comparisons": one.comparisons,

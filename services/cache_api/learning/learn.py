@@ -134,11 +134,6 @@ def mutations(specs: Mapping[str, ToolSpec]) -> dict[str, bool]:
     return {name: spec.annotations.mutating is not False for name, spec in specs.items()}
 
 
-def texts(specs: Mapping[str, ToolSpec]) -> dict[str, list[str]]:
-    """What of each tool is taken to be immaterial."""
-    return {name: spec.annotations.immaterial for name, spec in specs.items()}
-
-
 def said_immaterial(given: Mapping[str, Annotations]) -> set[str]:
     """The tools of which somebody said which texts are immaterial, be it none."""
     return {name for name, annotations in given.items() if "immaterial" in given_fields(annotations)}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from cacherl.cli.fidelity import read_annotations
 from cacherl.cli.output import print_json, speaks_plainly
 from cacherl.cli.system import JsonOption, need_checkout
 from cacherl.errors import UsageError
@@ -28,12 +29,15 @@ def demo(
 
 
 @speaks_plainly
-def run(
+def run(  # noqa: PLR0913, PLR0917  (one option each)
     data: list[Path] = typer.Option([], "--data", help="Recorded logs, any format that can be imported; may be given several times."),
     out: Path = typer.Option(..., "--out", help="Where the report goes."),
     format_: str = typer.Option("auto", "--format", help="Name of the importer; default: recognised."),
     scenario: str | None = typer.Option(
         None, help="Scenario: a field of the records, a JMESPath expression on them, or one name for all; default: what the importer says."
+    ),
+    annotations: Path | None = typer.Option(
+        None, help="JSON object: tool name → annotations, given to the caches before anything is inferred."
     ),
     sft_steps: int = typer.Option(200, min=1, help="Steps of SFT."),
     grpo_steps: int = typer.Option(3, min=1, help="Steps of GRPO."),
@@ -50,11 +54,20 @@ def run(
         raise UsageError("give either --data, once or more often, or --plan")
     if format_ not in ("auto", *FORMATS):
         raise UsageError(f"there is no format {format_!r}; choose {', '.join(FORMATS)} or auto")
+    if annotations is not None and plan is not None:
+        raise UsageError("--annotations goes with --data: a plan has a field for them")
     if plan is not None:
         chosen = RunPlan.model_validate_json(plan.read_bytes())
     else:
         chosen = bounded_plan(
-            data, format_=format_, scenario=scenario, sft_steps=sft_steps, grpo_steps=grpo_steps, max_tasks=max_tasks, seed=seed
+            data,
+            format_=format_,
+            scenario=scenario,
+            annotations=read_annotations(annotations) if annotations is not None else {},
+            sft_steps=sft_steps,
+            grpo_steps=grpo_steps,
+            max_tasks=max_tasks,
+            seed=seed,
         )
     missing = [str(path) for path in (*chosen.logs, *chosen.cache_logs, *chosen.validation_logs) if not path.is_file()]
     if missing:

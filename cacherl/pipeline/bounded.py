@@ -8,13 +8,22 @@ from pathlib import Path
 
 from cacherl.api.trainer import ModelSpec, TokenizerSpec
 from cacherl.pipeline.plan import RunPlan
+from cacherl.tool_spec import Annotations
 
 CONTEXT = 8192
 """Tokens: recorded dialogues with their tools and policies are long."""
 
 
 def bounded_plan(
-    logs: list[Path], *, format_: str, scenario: str | None, sft_steps: int, grpo_steps: int, max_tasks: int, seed: int
+    logs: list[Path],
+    *,
+    format_: str,
+    scenario: str | None,
+    annotations: dict[str, Annotations],
+    sft_steps: int,
+    grpo_steps: int,
+    max_tasks: int,
+    seed: int,
 ) -> RunPlan:
     """Rows base, sft, grpo; long contexts; few tasks a step."""
     limits = {"max_turns": 4, "max_tokens": 1024, "max_result_tokens": 256}
@@ -25,6 +34,7 @@ def bounded_plan(
         logs=[path.resolve() for path in logs],
         format=format_,
         scenario=scenario,
+        annotations=annotations,
         rows=["base", "sft", "grpo"],
         tokenizer=TokenizerSpec(vocab_size=4096),
         model=ModelSpec(context=CONTEXT),

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from cacherl.api.trainer import EvaluateSpec, GrpoSpec, ModelSpec, RejectSpec, SftSpec, TokenizerSpec
 from cacherl.pipeline.names import ROWS
+from cacherl.tool_spec import Annotations
 from cacherl.wire import Wire
 
 
@@ -25,6 +26,8 @@ class RunPlan(Wire):
     """The recordings that the training cache gets; empty: those of `logs`."""
     format: str = "auto"
     scenario: str | None = None
+    annotations: dict[str, Annotations] = {}
+    """By tool name: what the caches are told of the tools before anything is inferred."""
     tasks: Path | None = None
     """Training tasks; null: derived from the logs."""
     validation_tasks: Path | None = None

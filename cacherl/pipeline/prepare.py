@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cacherl.jobs import JobState
 from cacherl.pipeline.plan import RunPlan
 from cacherl.recordings import entry_lines
 from cacherl.tasks import split, tasks_from
+from cacherl.tool_spec import Annotations, Function, ToolSpec
 from cacherl.trajectory import Task, Trajectory
 from cacherl.wire import Wire
 
@@ -81,11 +82,23 @@ async def cache(
     client: Client, name: str, plan: RunPlan, lines: Iterable[EntryLine], corpus: list[Trajectory], live: str | None = None
 ) -> Ingested:
     """Creates a cache with the logs' tools and records `lines` in it."""
-    specs = {spec.name: spec for trajectory in corpus for spec in trajectory.tools}
+    tools = tool_specs(corpus, plan.annotations)
     preset = plan.grpo.get("preset", "robust")
     settings = CacheSettings(preset=preset, live_server=live)
-    await client.cache.create(CacheCreate(name=name, settings=settings, tools=list(specs.values())), key=f"create-{name}")
+    await client.cache.create(CacheCreate(name=name, settings=settings, tools=tools), key=f"create-{name}")
     return await client.cache.ingest(name, lines, batch=f"{name}-logs")
+
+
+def tool_specs(corpus: Iterable[Trajectory], given: Mapping[str, Annotations]) -> list[ToolSpec]:
+    """The tools of the logs, told what is given of them; a tool that the logs call without a schema is known by what is given alone."""
+    specs = {spec.name: spec for trajectory in corpus for spec in trajectory.tools}
+    for name, annotations in given.items():
+        spec = specs.get(name) or ToolSpec(function=Function(name=name))
+        own = spec.annotations
+        told: dict[str, Any] = {field: getattr(annotations, field) for field in annotations.model_fields_set - {"inferred"}}
+        told["inferred"] = {field: why for field, why in own.inferred.items() if field not in told}
+        specs[name] = spec.model_copy(update={"annotations": own.model_copy(update=told)})
+    return list(specs.values())
 
 
 def training_lines(corpus: Corpus, plan: RunPlan) -> Iterator[EntryLine]:

@@ -100,6 +100,8 @@ WRONG = [
     (("run", "--data", "bad.jsonl", "--plan", "bad.jsonl", "--out", "out"), "--plan"),
     (("run", "--data", "bad.jsonl", "--format", "odd", "--out", "out"), "openai_chat"),
     (("run", "--plan", "bad.jsonl", "--out", "out"), "not valid"),
+    (("run", "--data", "bad.jsonl", "--annotations", "bad.jsonl", "--out", "out"), "annotations by tool name"),
+    (("run", "--plan", "bad.jsonl", "--annotations", "bad.jsonl", "--out", "out"), "--annotations"),
 ]
 
 

@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cacherl.pipeline.bounded import bounded_plan
 from cacherl.pipeline.names import ROWS, Names
 from cacherl.pipeline.plan import RunPlan
+from cacherl.pipeline.prepare import tool_specs
 from cacherl.pipeline.recipe import evaluation_jobs, training_jobs
 from cacherl.pipeline.state import RunState, load
+from cacherl.tool_spec import Annotations, Function, ToolSpec
+from cacherl.trajectory import Trajectory
 from demo.config import SIZES
 from demo.run import plan as demo_plan
 
@@ -52,6 +56,28 @@ def test_every_job_stands_after_what_it_waits_for_and_evaluation_after_all_train
     evaluations = evaluation_jobs(plan(), names, training)
     assert [job.label for job in evaluations] == [f"evaluate:{row}" for row in ROWS]
     assert all(set(job.after) == seen for job in evaluations)
+
+
+def test_given_annotations_stand_before_those_of_the_logs() -> None:
+    own = Annotations(mutating=True, ttl_s=60, inferred={"mutating": "its name"})
+    said = ToolSpec(function=Function(name="read", description="Reads."), annotations=own)
+    other = ToolSpec(function=Function(name="other"))
+    logs = [Trajectory(id="t", task_id="t", scenario="s", tools=[said, other], messages=[])]
+    given = {"read": Annotations(mutating=False), "bare": Annotations(volatile=["/result/at"])}
+    found = {spec.name: spec for spec in tool_specs(logs, given)}
+    assert found["read"].function == said.function
+    assert found["read"].annotations == Annotations(mutating=False, ttl_s=60)
+    assert found["other"] == other
+    assert found["bare"].annotations.volatile == ["/result/at"]
+
+
+def test_the_plan_of_a_run_on_logs_holds_the_given_annotations() -> None:
+    given = {"read": Annotations(mutating=False)}
+    made = bounded_plan(
+        [Path("/logs.jsonl")], format_="auto", scenario=None, annotations=given, sft_steps=1, grpo_steps=1, max_tasks=1, seed=0
+    )
+    assert made.annotations == given
+    assert RunPlan.model_validate_json(made.model_dump_json()).annotations == given
 
 
 def test_rows_that_are_not_asked_for_make_no_jobs() -> None:

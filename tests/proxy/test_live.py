@@ -1,5 +1,6 @@
 """Live modes through the proxy: what a session did live is recorded under its name, and a call that was cut off ends it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from cacherl.mcp_proxy.server import Proxy
 from services.cache_api.app import create
 from services.cache_api.settings import CacheSettings
 from services.kit.settings import ServiceSettings
-from tests.cache_api.conftest import TOOLS
+from tests.cache_api.conftest import TOOLS, Cache, trajectory
 from tests.proxy.conftest import PAY, READ, answer, client_of, config, text
 
 
@@ -51,14 +52,22 @@ def bank() -> Bank:
 
 
 @pytest.fixture
-async def opened(
-    bank: Bank, settings: ServiceSettings, serve: Callable[..., Awaitable[httpx2.AsyncClient]], api_key: Callable[..., str]
-) -> Open:
+def key(api_key: Callable[..., str]) -> str:
+    return api_key()
+
+
+@pytest.fixture
+async def http(bank: Bank, settings: ServiceSettings, serve: Callable[..., Awaitable[httpx2.AsyncClient]], key: str) -> httpx2.AsyncClient:
+    """The cache service, with a cache whose live server is the bank."""
     live = {"bank": str((await serve(bank.app)).base_url)}
-    key = api_key()
     http = await serve(create(CacheSettings.model_validate(settings.model_dump() | {"live_servers": live})), key)
-    body = {"name": "town", "tools": TOOLS, "settings": {"live_server": "bank"}}
+    body = {"name": "town", "tools": TOOLS, "settings": {"live_server": "bank", "shadow_share": 1.0}}
     assert (await http.post("/v1/caches", json=body)).status_code == 201
+    return http
+
+
+@pytest.fixture
+async def opened(http: httpx2.AsyncClient, key: str) -> Open:
 
     @asynccontextmanager
     async def proxying(**options: Any) -> AsyncIterator[str]:
@@ -104,6 +113,31 @@ async def test_a_miss_is_asked_live_and_the_next_session_hits(opened: Open, bank
             second = await client.call_tool("get_weather", {"city": "Bonn"})
     assert (answer(first)["live"], text(first), text(second)) == (True, "100", "100")
     assert bank.calls == 1
+
+
+async def test_in_shadow_what_is_served_is_recorded_and_compared_beside_it(opened: Open, bank: Bank, http: httpx2.AsyncClient) -> None:
+    await Cache(http, "town").record(trajectory("t1", [(*READ, "100"), ("get_weather", {"city": "Bonn"}, "clear"), (*PAY, "done")]))
+    async with opened(mode="shadow", run="beside") as url, client_of(url) as client:
+        found = [
+            await client.call_tool(*call) for call in (READ, ("get_weather", {"city": "Bonn"}), PAY, ("get_weather", {"city": "Rome"}))
+        ]
+        compared = await _compared(http, 2)
+    assert [text(one) for one in found[:3]] == ["100", "clear", "done"]
+    assert [(answer(one)["outcome"], answer(one)["live"]) for one in found] == [("exact", False)] * 3 + [("miss", False)]
+    # The balance is what the bank says; its weather is a balance too. What changes something is not asked, nor is what missed.
+    assert {tool: (one["compared"], one["diverged"]) for tool, one in compared.items()} == {"get_balance": (1, 0), "get_weather": (1, 1)}
+    assert bank.calls == 2
+    assert (await Cache(http, "town").get())["entries"] == 3
+
+
+async def _compared(http: httpx2.AsyncClient, wanted: int) -> dict[str, dict[str, Any]]:
+    """Divergence by tool, once so many comparisons were made: no answer waits for them."""
+    async with asyncio.timeout(20):
+        while True:
+            found = (await Cache(http, "town").get("/divergence"))["items"]
+            if sum(one["compared"] + one["failed"] for one in found) >= wanted:
+                return {one["tool"]: one for one in found}
+            await asyncio.sleep(0.05)
 
 
 async def test_a_live_change_that_was_cut_off_ends_its_session(opened: Open, bank: Bank) -> None:

@@ -4,7 +4,8 @@
 
 WorkBench's tasks are split in half in several ways; one half is recorded and calibrated at several targets, the other replayed. Wider
 targets than the usual 1 % are asked for because half of the tasks are too few to earn anything at 1 % (299 are needed): where nothing is
-earned, nothing can break the bound.
+earned, nothing can break the bound. For the same reason each tool is told that its texts matter: where they are learned to be immaterial,
+WorkBench's near calls are exact ones, and nothing is left for a guess.
 """
 
 import argparse
@@ -19,19 +20,24 @@ from benchmarks.fidelity._sources import half
 from cacherl.fidelity.measure import Measured, measure
 from cacherl.importers import import_file
 from cacherl.tier import CallOutcome
+from cacherl.tool_spec import Annotations
 
 TARGETS = (0.03, 0.05, 0.1)
 
 
 async def _measure(data: Path, seeds: int) -> list[dict[str, Any]]:
     found = list(import_file(data / "workbench/trajectories.jsonl"))
+    material = {
+        name: Annotations(immaterial=[]) for name in {call.function.name for t in found for m in t.messages for call in m.tool_calls}
+    }
     runs: list[dict[str, Any]] = []
     async with service() as client:
         for seed in range(1, seeds + 1):
             record = [t for t in found if half(t.task_id, seed) == 0]
             replay = [t for t in found if half(t.task_id, seed) == 1]
             for target in TARGETS:
-                runs.append({"seed": seed, "target": target} | _run(await measure(client, record, replay, target_false=target)))
+                measured = await measure(client, record, replay, target_false=target, annotations=material)
+                runs.append({"seed": seed, "target": target} | _run(measured))
                 print(runs[-1], file=sys.stderr)
     return runs
 

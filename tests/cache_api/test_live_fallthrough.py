@@ -348,3 +348,30 @@ async def test_a_view_that_ages_recordings_takes_the_runs_own_fresh_answer(open_
     revision = (await cache.get())["revision"] - 1
     again = (await cache.results(turn(WEATHER, episode=1), **pins, revision=revision))[0]
     assert (again["live"], again["result"]["content"]) == (False, "sunny in Bern")
+
+
+def _closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["http", "mcp", "stdio", "breaks off"])
+async def test_only_a_call_that_reached_no_tool_is_given_back(kind: str, settings: ServiceSettings, api_key: Any, serve: Serve):
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as rude:
+        nowhere = f"http://127.0.0.1:{rude.sockets[0].getsockname()[1] if kind == 'breaks off' else _closed_port()}"
+        servers = {"mcp": {"kind": "mcp", "url": f"{nowhere}/mcp"}, "stdio": {"kind": "mcp", "command": "/nonexistent/tool"}}
+        app = create(CacheSettings.model_validate(settings.model_dump() | {"live_servers": {"bank": servers.get(kind, nowhere)}}))
+        http = await serve(app, api_key(scopes=(Scope.CACHE_READ, Scope.CACHE_WRITE)))
+        body = {"name": "town", "tools": TOOLS, "settings": {"live_server": "bank", "live_budget": 1}}
+        assert (await http.post("/v1/caches", json=body)).status_code == 201
+        asked = {"items": [turn(WEATHER)], "mode": "fallthrough", "run": "run"}
+        first, second = [await http.post("/v1/caches/town/lookups", json=asked) for _ in range(2)]
+    assert first.json()["type"].endswith("live-tool-away"), first.text
+    if kind == "breaks off":  # it may have been made
+        assert second.json()["items"][0]["results"][0]["miss"] == "budget_used_up"
+    else:
+        assert second.json()["type"] == first.json()["type"], second.text

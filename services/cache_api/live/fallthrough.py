@@ -179,7 +179,8 @@ class FallthroughLookup(Lookup):
         await asyncio.shield(asyncio.ensure_future(self._made(made)))
 
     async def _made(self, made: Sequence[Missed]) -> None:
-        results = await self.calling.call([(turn.live, one) for turn, one in made])
+        async with self.budget.counted(len(made)):
+            results = await self.calling.call([(turn.live, one) for turn, one in made])
         now = datetime.now(UTC)
         for (turn, one), result in zip(made, results, strict=True):
             turn.live.state = turn.state

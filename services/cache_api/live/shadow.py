@@ -106,7 +106,8 @@ class ShadowLookup(Lookup):
         if not made:
             return
         try:
-            results = await Calling(self.parts, self.tenant, self.pins).call(made)
+            async with budget.counted(len(made)):
+                results = await Calling(self.parts, self.tenant, self.pins).call(made)
         except CacheRLError as error:
             log.warning("nothing compared", action="shadow", reason=error.problem_slug, calls=len(made))
             found = [Comparison(one.call.name, one.tier.value, diverged=False, failed=True, example=None) for _, one in made]

@@ -122,6 +122,15 @@ def test_a_text_that_never_varied_is_not_taken_along_by_one_that_did(other: dict
     assert immaterial(recorded(told), "mail") == {"mail": ["/arguments/text"]}
 
 
+def test_what_may_be_a_name_is_no_text_that_never_matters():
+    """Only what existed was deleted in the recordings: that all of it succeeded says nothing of other titles."""
+    names = [f"{first} {second}" for first in WORDS for second in ("lunch", "call", "party")]
+    told = [("event.drop", {"title": name}, "Event deleted.", f"t{n}") for n, name in enumerate(names)]
+    assert immaterial(recorded(told), "event.drop") == {"event.drop": []}
+    told = [("event.drop", {"title": name, "text": sentence(n)}, "Event deleted.", f"t{n}") for n, name in enumerate(names)]
+    assert immaterial(recorded(told), "event.drop") == {"event.drop": ["/arguments/text"]}
+
+
 def test_of_two_texts_one_may_matter():
     told = [("mail", {"text": sentence(n % 5), "to": "whoever " + sentence(n)}, f"page {n % 5}", f"t{n}") for n in range(100)]
     assert immaterial(recorded(told), "mail") == {"mail": ["/arguments/to"]}

@@ -4,7 +4,8 @@ Calls are compared that agree in scenario and in everything but their free texts
 all had one result, whatever the texts said and whatever came before, over enough different texts *and* tasks, the texts are immaterial:
 all of a tool's together (each of those that varied enough), else the one that shows most by itself; never two of which only each alone is
 uncontradicted. One pair that differs is enough against it. A task counts once, and only if it brought a text that no task before it had.
-What somebody gave is never touched.
+Most of a text's recordings must be sentences: recordings ask for what exists, so short ones that all succeed (`Team lunch`, to be deleted)
+may be names, and another name would fail. What somebody gave is never touched.
 
 How many are enough is not a constant: what four fifths of the tasks would have called immaterial is held against the fifth left out. From
 many to few, it stops where that is contradicted more often than the target allows. Where no call was replayed it is `UNPROVEN`. The
@@ -22,7 +23,7 @@ import numpy as np
 
 from cacherl.tool_call import dump_canonical
 from cacherl.tool_spec import ToolSpec
-from services.cache_api.argument import is_text
+from services.cache_api.argument import MIN_WORDS_UNNAMED, is_text, words_of
 from services.cache_api.learning.evidence import mixed, rows_of, runs, upper_bound
 from services.cache_api.learning.observe import Table, named, number
 from services.cache_api.lookup_key import blanked
@@ -59,6 +60,8 @@ class Texts:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("Q"))
+        self._sentences: dict[tuple[str, str], int] = defaultdict(int)
+        """How many recordings of a text are longer than a name, less those that are not."""
 
     def add(
         self, tool: str, canonical: dict[str, Any], spec: ToolSpec | None, *, scenario: str, source: str, task: str | None, result: bytes
@@ -68,6 +71,8 @@ class Texts:
         told = number(result), named(source if task is None else "task " + task)
         if not found:
             return
+        for name in found:
+            self._sentences[tool, name] += 1 if len(words_of(canonical[name])) >= MIN_WORDS_UNNAMED else -1
         together = _digest([scenario, blanked(canonical, found, spec)])
         for which, names in [(ALL, found), *((name, [name]) for name in found)]:
             rows = self._rows[tool, which]
@@ -78,9 +83,11 @@ class Texts:
                 rows.extend(told)
 
     def tables(self) -> dict[str, "Tables"]:
-        """By tool."""
+        """By tool, without the texts that may be names."""
         found: dict[str, Tables] = defaultdict(dict)
         for (tool, which), rows in self._rows.items():
+            if which != ALL and self._sentences[tool, which] < 0:
+                continue
             rows_NC = np.frombuffer(rows, dtype=np.uint64).reshape(-1, len(COLUMNS))
             found[tool][which] = {name: np.ascontiguousarray(rows_NC[:, column]) for column, name in enumerate(COLUMNS)}
         return found

@@ -7,6 +7,7 @@ import pytest
 
 from services.cache_api.calibration import job
 from tests.cache_api.conftest import Cache, tool, trajectory
+from tests.cache_api.test_views import finished
 
 TEXT = {"type": "string"}
 TOOLS = [
@@ -84,6 +85,8 @@ async def test_a_guess_is_served_down_to_the_pools_cosine_with_the_fidelity_of_i
     )
     missed = await cache.one("keep_note", {"text": "something else that nobody wrote"})
     assert missed["outcome"] == "miss"
+    told = await cache.http.put(f"{cache.url}/tools/keep_note", json={"immaterial": []})  # else its texts are learned never to matter
+    await finished(cache, f"/views/{told.json()['id']}")
     found = await calibrated(cache, target_false=0.1)
     note = next(t for t in found["tools"] if t["tier"] == "best_effort")
     assert (note["earned"], note["threshold"]) == (True, 0.0)

@@ -58,6 +58,8 @@ def test_a_text_that_never_matters_is_found_and_one_that_does_is_not():
         "/arguments/text": {"comparisons": 49, "tasks": 50, "conflicts": 0, "upper": pytest.approx(0.0582, abs=1e-4)}
     }
     assert "immaterial" not in with_immaterial({"note.keep": spec("note.keep")}, texts, {"note.keep"})["note.keep"].annotations.inferred
+    told = spec("note.keep", immaterial=["/arguments/to"])
+    assert with_immaterial({"note.keep": told}, texts)["note.keep"] == told, "what the tool itself says stays"
 
 
 @given(st.integers(0, 59), st.integers(20, 60))

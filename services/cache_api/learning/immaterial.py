@@ -197,7 +197,8 @@ def with_immaterial(specs: Mapping[str, ToolSpec], texts: Texts, given: Collecti
     out = dict(specs)
     for name, spec in specs.items():
         said = spec.annotations
-        shown_ = {} if name in given else found.immaterial(name)
+        told = name in given or (said.immaterial and "immaterial" not in said.inferred)
+        shown_ = {} if told else found.immaterial(name)
         if not shown_:
             continue
         proof = {

@@ -3,7 +3,8 @@
 psycopg's asynchronous cursor costs twice what a small question costs the database (a pool, a cursor, a reader that comes and goes, rows of
 objects). Here a few connections wait with the statement prepared and their readers in place; a question is its parameters as bytes, an
 answer the one value of its one row. Whatever goes wrong is `QuickError`: the caller asks by the ordinary way, which tells what it is. The
-statement must set its tenant itself, locally, before it reads anything; every question is a transaction of its own.
+statement must set its tenant itself, locally, before it reads anything, and change nothing, since it may be asked twice; every question is
+a transaction of its own.
 """
 
 import asyncio
@@ -37,8 +38,15 @@ class Quick:
         """The answer; None for no row or null. Errors: `QuickError`."""
         line = await self._free.get()
         try:
-            if line is None or line.broken:
-                line = await _Line.open(self._dsn, self._statement, self._application)
+            if line is not None and not line.broken:
+                try:
+                    return await line.ask(parameters)
+                except (psycopg.Error, OSError, QuickError):
+                    pass  # the server may have closed it while it waited: once more, on a new one
+            if line is not None:
+                line.close()
+                line = None
+            line = await _Line.open(self._dsn, self._statement, self._application)
             return await line.ask(parameters)
         except (psycopg.Error, OSError) as error:
             raise QuickError(type(error).__name__) from error
